@@ -1,0 +1,70 @@
+"""What can go wrong, as types.
+
+    BakeoffError
+    ├── Refused (ValueError)          bad input: nothing was spent; exit status 2
+    │   ├── BadConfig                 a key or value of the config or of the settings
+    │   ├── BadData                   rows, columns or labels of the data set
+    │   └── OutsideRoots              a path that this run may not read
+    ├── MissingPart (RuntimeError)    an optional package or system program is not installed
+    ├── EndpointError (RuntimeError)  a prompted LLM could not be asked at all
+    ├── BudgetReached (RuntimeError)  the cap in dollars would have been passed
+    ├── TrainingError (RuntimeError)  training stopped; the message says what was kept
+    ├── ChildDied (RuntimeError)      a child process ended without a result
+    ├── IntegrityError (RuntimeError) bytes, hashes or a base model are not what a manifest says
+    └── StoreError (RuntimeError)     the store refused, or could not be reached
+        └── LostRace                  another publisher moved the champion pointer first
+
+Every message says what, which value, and what to do.
+"""
+
+
+class BakeoffError(Exception):
+    """Base of everything that Bakeoff raises on purpose; the command line shows its message without a traceback."""
+
+
+class Refused(BakeoffError, ValueError):
+    """Bad input, found before anything was spent."""
+
+
+class BadConfig(Refused):
+    """A key or value of the config or of the operator's settings."""
+
+
+class BadData(Refused):
+    """Rows, columns or labels of the data set."""
+
+
+class OutsideRoots(Refused):
+    """A path outside the roots that this run may read."""
+
+
+class MissingPart(BakeoffError, RuntimeError):
+    """An optional package or system program is not installed."""
+
+
+class EndpointError(BakeoffError, RuntimeError):
+    """A prompted LLM could not be asked at all."""
+
+
+class BudgetReached(BakeoffError, RuntimeError):
+    """The cap in dollars would have been passed; what was paid for is kept."""
+
+
+class TrainingError(BakeoffError, RuntimeError):
+    """Training stopped; the message says what was kept."""
+
+
+class ChildDied(BakeoffError, RuntimeError):
+    """A child process ended without a result."""
+
+
+class IntegrityError(BakeoffError, RuntimeError):
+    """Bytes, hashes or a base model are not what a manifest says."""
+
+
+class StoreError(BakeoffError, RuntimeError):
+    """The store refused, or could not be reached."""
+
+
+class LostRace(StoreError):
+    """Another publisher moved the champion pointer first."""

@@ -1,0 +1,332 @@
+"""The small records that pass between tasks, and the shapes of what lies in files. Payloads stay in the workspace.
+
+A record of a stage's product is stored beside it as `record.json`; `folder` and `reused` are filled in when it is read back.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Split = Literal["train", "dev", "test"]
+SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+
+
+class Arm(StrEnum):
+    """A kind of contender; dev picks one finalist of each."""
+
+    TRIVIAL = "trivial"
+    PROMPT = "prompt"
+    TUNED = "tuned"
+    HYBRID = "hybrid"
+
+
+class Failure(StrEnum):
+    """Why a row has no usable answer. Such a row counts as wrong, and is never dropped."""
+
+    INVALID = "invalid"
+    """No label, or more than one, in the answer."""
+    REFUSED = "refused"
+    """The model declined."""
+    CUT = "cut"
+    """The answer ended before it was whole (length, a cut stream, no finish reason)."""
+    TOO_LONG = "too_long"
+    """The prompt does not fit the model's context."""
+    PROTOCOL = "protocol"
+    """Not an answer at all: HTML with status 200, bad JSON, no choices."""
+    ENDPOINT = "endpoint"
+    """The endpoint kept failing until the row's attempts were used up."""
+    DEADLINE = "deadline"
+    """The row's total deadline passed."""
+    BUDGET = "budget"
+    """Not asked: the cap in dollars would have been passed."""
+    STOPPED = "stopped"
+    """Not asked: too large a share of the rows before it failed."""
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Record(Model):
+    """What a stage hands on: where its product lies, and what is in it."""
+
+    fingerprint: str = ""
+    """SHA-256 that names the product for whatever builds on it; the stage's own key unless the product has a content hash."""
+    folder: Path = Field(default=Path(), exclude=True)
+    """Where the product lies on this machine."""
+    reused: bool = Field(default=False, exclude=True)
+    """Whether the product was there already."""
+
+
+class Example(Model):
+    """One row of a split, as contenders see it."""
+
+    example: str
+    """Identifies the row: a hash of its inputs."""
+    row: int
+    """Its place in the source, counted from 1."""
+    inputs: dict[str, str]
+    """Text by input column, in the config's order."""
+    label: str | None
+    """The right answer's name; None where it is not known."""
+
+
+class Finding(Model):
+    """Something that validation or tokenization saw and dealt with."""
+
+    kind: str
+    """Such as `duplicate`, `overlap`, `near_overlap`, `dropped`, `truncated`, `pad_token`."""
+    count: int
+    """How many rows (or tokens)."""
+    message: str
+    """A sentence for people, with row numbers where there are any."""
+
+
+class DatasetRecord(Record):
+    """Validated splits: `train.parquet`, `dev.parquet` and `test.parquet`, each a row an `Example`. The fingerprint is of content."""
+
+    source: str
+    """As in the config."""
+    revision: str
+    """The revision that was read (a commit), or the SHA-256 of the files."""
+    inputs: list[str]
+    """The input columns."""
+    labels: list[str]
+    """The label names, in their fixed order."""
+    rows: dict[str, int]
+    """Rows by split."""
+    label_rows: dict[str, dict[str, int]]
+    """Rows by split and label."""
+    halved: bool = False
+    """Whether dev and test were made from one split of the source, so that a figure on the whole of it makes sense."""
+    findings: list[Finding] = []
+    """What was dropped or mended."""
+
+
+class TokensRecord(Record):
+    """Token ids of every split for one base model, in a `datasets` folder a split."""
+
+    base: str
+    revision: str
+    rows: dict[str, int]
+    tokens: dict[str, int]
+    """Tokens kept, by split."""
+    rows_cut: dict[str, int]
+    """Rows that were truncated, by split."""
+    tokens_cut: dict[str, int]
+    """Tokens that truncation dropped, by split."""
+    findings: list[Finding] = []
+
+
+class TrainingFacts(Model):
+    """What training took and gave."""
+
+    base: str
+    revision: str
+    method: str
+    device: str
+    dtype: str
+    parameters: int
+    """All parameters."""
+    parameters_trained: int
+    epochs: list[dict[str, float]]
+    """By epoch: `epoch`, `loss`, `dev_accuracy`, `seconds`."""
+    best_epoch: int
+    seconds: float
+    rows_per_second: float
+    peak_memory_bytes: int
+    batch_size: int
+    """Rows a step on the device; halved when memory ran out, at the same effective batch."""
+    findings: list[Finding] = []
+
+
+class ContenderRecord(Record):
+    """A contender's folder: `contender.json` (`tasks/manifest.py`) and the files that it needs."""
+
+    name: str
+    arm: Arm
+    kind: str
+    """Which predictor reads the folder: `majority`, `tfidf`, `prompt`, `tuned`."""
+    occupies: str
+    """The resource it needs while it predicts: `device`, or `endpoint:NAME`."""
+    training: TrainingFacts | None = None
+    samples: list[dict[str, str]] = []
+    """For tuned contenders with `samples` in the config: `text`, `before`, `after`."""
+
+
+class Answer(Model):
+    """What a predictor gives for one example, before it is compared with a reference."""
+
+    answer: str
+    """What the contender said, raw; for classifiers the label's name."""
+    label: str | None
+    """The label read from the answer; None where it could not be, and for free text."""
+    probability: float | None = None
+    """Of the label, where the contender gives one."""
+    latency_ms: float | None = None
+    """For this row alone; None where it was only predicted within a batch."""
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_usd: float = 0.0
+    """Paid to an endpoint for this row, all attempts together."""
+    failure: Failure | None = None
+    """Why there is no usable answer."""
+    logits: list[float] | None = None
+    """One per label, in the labels' order, where the contender has them."""
+
+
+class Prediction(Model):
+    """One row of one contender; a row of `predictions.parquet`, the same for every contender and task."""
+
+    contender: str
+    split: str
+    example: str
+    answer: str
+    """What the contender said, raw; for classifiers the label's name."""
+    label: str | None
+    """The label read from the answer; None where it could not be, and for free text."""
+    reference: str | None
+    """The right answer; None where it is not known."""
+    score: float
+    """1 right, 0 wrong; graders may give more."""
+    correct: bool
+    probability: float | None
+    """Of the label, where the contender gives one."""
+    latency_ms: float | None
+    """For this row alone; None where it was only predicted within a batch."""
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+    """Paid to an endpoint for this row, all attempts together."""
+    failure: Failure | None
+    """Why there is no usable answer."""
+
+
+class PredictionsRecord(Record):
+    """`predictions.parquet`: one contender on dev and test, a row a `Prediction`. Tuned contenders add `logits.safetensors`."""
+
+    contender: str
+    arm: Arm
+    rows: dict[str, int]
+    """Rows by split."""
+    failures: dict[str, int]
+    """Rows by kind of failure, over both splits."""
+    spent_usd: float
+    """Paid to endpoints while this product was made."""
+    requests: int
+    """Attempts sent to endpoints while this product was made."""
+    rows_per_second: float
+    """Throughput, batched or concurrent, as predictions are made in earnest."""
+    usd_per_hour: float
+    """Price of the machine that predicted; 0 for endpoints priced by tokens."""
+
+
+class Latency(Model):
+    """Milliseconds for one row."""
+
+    p50: float | None
+    p95: float | None
+
+
+class Scores(Model):
+    """How one contender did on one split. A figure that cannot be had is null."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    """Wilson interval of the accuracy, at 1 - alpha."""
+    macro_f1: float | None
+    n: int
+    failed: int
+    """Rows without a usable answer; they count as wrong."""
+    cost_usd_per_1000: float | None
+    latency_ms: Latency
+
+
+class Comparison(Model):
+    """Two contenders on the same test rows."""
+
+    contender: str
+    against: str
+    test: str
+    """The statistical test's name."""
+    difference: float
+    """Accuracy of the one less that of the other."""
+    interval: tuple[float, float]
+    """Of the difference, at 1 - alpha."""
+    p_value: float
+    n: int
+    only_contender: int
+    """Rows that only the contender had right."""
+    only_against: int
+    """Rows that only the other had right."""
+
+
+class Decision(StrEnum):
+    """What a verdict says."""
+
+    PUBLISH = "publish"
+    KEEP_CHAMPION = "keep_champion"
+    NOT_ENOUGH_EVIDENCE = "not_enough_evidence"
+
+
+class ContenderVerdict(Model):
+    """One line of the contenders' table."""
+
+    name: str
+    arm: Arm
+    fingerprint: str
+    dev: Scores
+    test: Scores
+    whole: Scores | None = None
+    """On dev and test together, where both come from one split of the source."""
+    finalist: bool
+    cost_usd_per_1000: float | None
+    """As on test."""
+    latency_ms: Latency
+    """As on test."""
+    failures: dict[str, int] = {}
+
+
+class Champion(Model):
+    """What S3 points to."""
+
+    uri: str
+    version: int
+    sha256: str
+    """Of the contender's manifest; it names the folder."""
+    contender: str
+    """The contender's name when it was published."""
+
+
+class DatasetSummary(Model):
+    fingerprint: str
+    train: int
+    dev: int
+    test: int
+
+
+class Verdict(Model):
+    """The answer to *prompt it or fine-tune it?* The documented JSON of `bakeoff run --output json`."""
+
+    run_id: str
+    name: str
+    decision: Decision
+    reason: str
+    """The decision in a sentence."""
+    winner: str | None
+    """The contender that is champion after this run because of this run's evidence; null without enough of it."""
+    contenders: list[ContenderVerdict]
+    comparison: Comparison | None
+    """The one that decided: the winner against the champion before it, else against the best trivial contender."""
+    comparisons: list[Comparison]
+    """The best contender on dev against every other finalist, and the champion."""
+    champion: Champion | None
+    spent_usd: float
+    """Paid to endpoints by this run."""
+    reused: list[str]
+    """The stages that found their product."""
+    dataset: DatasetSummary
+    created: datetime

