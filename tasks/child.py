@@ -72,7 +72,7 @@ def serve_child(function: Callable[[Any], Any]) -> NoReturn:
             channel.write(json.dumps(message) + "\n")
             channel.flush()
 
-    logging.basicConfig(level=logging.INFO, handlers=[_Forward(send)], force=True)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Forward(send)], force=True)
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:

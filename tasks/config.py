@@ -67,6 +67,8 @@ class OnBadRows(StrEnum):
 class Dataset(Part):
     """The labelled examples."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # YAML reads `labels: {0: negative}` with a number as key
+
     source: str = Field(min_length=1, max_length=1024)
     """A Hub id (`owner/name`), a file (parquet, CSV, JSON lines), a folder of them, or `package:` and a file inside an installed
     Python package."""
@@ -159,7 +161,7 @@ class Tuned(Part):
     revision: str = ""
     """The base's Hub revision; empty takes the one that the operator's settings pin, else `main`."""
     method: Method = Method.LORA
-    """Which weights train."""
+    """Which weights train: low-rank adapters (`lora`), the classifier alone (`head`), or all (`full`)."""
     rank: int = Field(8, ge=1, le=1024)
     """LoRA: the rank of the update."""
     alpha: float = Field(16, gt=0)
@@ -183,7 +185,7 @@ class Tuned(Part):
     max_tokens: int = Field(256, ge=8, le=131_072)
     """Longer texts are cut to this many tokens."""
     truncation_side: TruncationSide = TruncationSide.RIGHT
-    """Which end of a long text is cut."""
+    """Which end of a long text is cut off."""
     seed: int = Field(42, ge=0)
     """Seeds the head's first weights, the order of rows and dropout."""
 
@@ -214,7 +216,7 @@ class BakeoffConfig(Part):
     name: str = Field("", pattern=r"^([a-z0-9][a-z0-9_-]{0,63})?$")
     """The bake-off's name; its champions are kept under it. Empty takes the config file's name, or the data set's."""
     dataset: Annotated[Dataset, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
-    """The labelled examples."""
+    """The labelled examples that every contender is measured on."""
     trivial: list[Trivial] = [Trivial.MAJORITY, Trivial.TFIDF]
     """Contenders that any other must beat."""
     prompts: list[Prompt] = [Prompt(name="zero_shot"), Prompt(name="few_shot", technique=Technique.FEW_SHOT)]
@@ -224,7 +226,7 @@ class BakeoffConfig(Part):
     budget: Budget = Budget()
     """What the run may spend."""
     gate: Gate = Gate()
-    """When a contender may become champion."""
+    """What a contender must show to become champion."""
     store: Name = "local"
     """Which of the operator's named stores receives the champion."""
     samples: list[str] = Field(default=[], max_length=50)

@@ -1,7 +1,7 @@
 """`contender.json`: what makes a folder a contender.
 
-A contender is a folder with this manifest and the files it names. Publishing copies the folder; the SHA-256 of the manifest names it on
-S3, and the manifest holds the SHA-256 of every file, so one hash vouches for all.
+A contender is a folder with this manifest and the files it names. Publishing copies the folder; the SHA-256 of the manifest names
+it on S3, and the manifest holds the SHA-256 of every file, so one hash vouches for all.
 """
 
 from pathlib import Path, PurePosixPath

@@ -86,7 +86,7 @@ class Finding(Model):
 
 
 class DatasetRecord(Record):
-    """Validated splits: `train.parquet`, `dev.parquet` and `test.parquet`, each a row an `Example`. The fingerprint is of content."""
+    """Validated splits: `train.parquet`, `dev.parquet` and `test.parquet`, a row an `Example`. The fingerprint is of content."""
 
     source: str
     """As in the config."""
@@ -220,8 +220,8 @@ class PredictionsRecord(Record):
     """Attempts sent to endpoints while this product was made."""
     rows_per_second: float
     """Throughput, batched or concurrent, as predictions are made in earnest."""
-    usd_per_hour: float
-    """Price of the machine that predicted; 0 for endpoints priced by tokens."""
+    machine: str
+    """What predicted: a device (`cpu`, `mps`, `cuda`) or `endpoint:NAME`; the settings say what an hour of it costs."""
 
 
 class Latency(Model):
@@ -243,6 +243,21 @@ class Scores(Model):
     """Rows without a usable answer; they count as wrong."""
     cost_usd_per_1000: float | None
     latency_ms: Latency
+
+
+class ScoresRecord(Record):
+    """The scores of one contender's predictions."""
+
+    contender: str
+    arm: Arm
+    of: str
+    """The contender's fingerprint."""
+    dev: Scores
+    test: Scores
+    whole: Scores | None = None
+    """On dev and test together, where both come from one split of the source."""
+    failures: dict[str, int] = {}
+    """Rows by kind of failure, over both splits."""
 
 
 class Comparison(Model):
@@ -290,6 +305,17 @@ class ContenderVerdict(Model):
     failures: dict[str, int] = {}
 
 
+class Judgement(Record):
+    """What the gate found; the part of a verdict that is the same in every run over the same predictions and champion."""
+
+    decision: Decision
+    reason: str
+    winner: str | None
+    contenders: list[ContenderVerdict]
+    comparison: Comparison | None
+    comparisons: list[Comparison]
+
+
 class Champion(Model):
     """What S3 points to."""
 
@@ -299,6 +325,24 @@ class Champion(Model):
     """Of the contender's manifest; it names the folder."""
     contender: str
     """The contender's name when it was published."""
+
+
+class PublicationRecord(Record):
+    """A contender that was uploaded, proved by the round trip, and made champion."""
+
+    champion: Champion
+    files: int
+    """Files of the contender, its manifest included."""
+    uploaded_bytes: int
+    """Sent by the run that finished the publication; what an earlier try had sent is not sent again."""
+    rows_verified: int
+    """Test rows whose prediction (or, for a prompt, rendered messages) came out the same from what S3 returned."""
+    largest_logit_difference: float | None
+    """Over those rows and all labels; null for contenders without logits."""
+    rows_asked_again: int = 0
+    """For prompts: rows asked once more, within the cap."""
+    answers_repeated: int = 0
+    """How many of those gave the same label again."""
 
 
 class DatasetSummary(Model):

@@ -1,18 +1,25 @@
 """The operator's settings: what the names in a config mean on this machine.
 
-They come, later ones first, from built-in defaults, a YAML file (`BAKEOFF_SETTINGS`, else `bakeoff.yaml` in the working folder), and
-environment variables such as `BAKEOFF_STORES__AWS__BUCKET=my-bucket`. No secret stands here: keys are read from the environment
-variable whose *name* an endpoint gives; S3 uses boto3's own chain.
+They come, the later over the earlier and key by key, from built-in defaults, a YAML file (`BAKEOFF_SETTINGS`, else `bakeoff.yaml`
+in the working folder), and environment variables such as `BAKEOFF_STORES__AWS__BUCKET=my-bucket`. No secret stands here: keys are
+read from the environment variable whose *name* an endpoint gives; S3 uses boto3's own chain.
 """
 
 import os
 from datetime import date
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    SettingsConfigDict,
+    SettingsError,
+    YamlConfigSettingsSource,
+)
 
 from tasks.config import explain
 from tasks.errors import BadConfig, OutsideRoots
@@ -89,6 +96,7 @@ class Base(Place):
 
 
 BUILT_IN: dict[str, Any] = {
+    "roots": [],
     "endpoints": {
         "local": {
             "service": "llm",
@@ -197,7 +205,7 @@ def load_settings(*extra_roots: Path) -> Settings:
     Raises:
         BadConfig: the file is missing or not YAML, or a key or value is wrong.
     """
-    settings = _load(os.environ.get(f"{PREFIX}SETTINGS", ""), tuple(sorted(_environment().items())), str(Path.cwd()))
+    settings = _load()
     roots = list(dict.fromkeys(path.absolute() for path in (*settings.roots, *extra_roots)))
     return settings.model_copy(update={"home": settings.home.absolute(), "roots": roots})
 
@@ -216,57 +224,43 @@ def prefect_defaults() -> None:
         os.environ.setdefault(name, value)
 
 
-@lru_cache(maxsize=8)
-def _load(file: str, environment: tuple[tuple[str, str], ...], working_folder: str) -> Settings:
-    values: dict[str, Any] = yaml.safe_load(yaml.safe_dump(BUILT_IN))
-    path = Path(file) if file else Path(working_folder) / "bakeoff.yaml"
-    if file or path.exists():
-        _merge(values, _read(path))
-    for name, text in environment:
-        _merge(values, _nested(name, text))
+def _split_paths(value: Any) -> Any:
+    return value.split(os.pathsep) if isinstance(value, str) else value
+
+
+class _Sources(BaseSettings, Settings):
+    """The settings as pydantic-settings gathers them; the earlier source wins, key by key."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid")
+    roots: Annotated[
+        list[Path], NoDecode, BeforeValidator(lambda value: value.split(os.pathsep) if isinstance(value, str) else value)
+    ]
+
+    @classmethod
+    def settings_customise_sources(  # type: ignore[override]
+        cls, settings_cls: type[BaseSettings], **sources: Any
+    ) -> tuple[Any, ...]:
+        file = _file()
+        from_file = [YamlConfigSettingsSource(settings_cls, yaml_file=file, yaml_file_encoding="utf-8")] if file else []
+        return (sources["env_settings"], *from_file, InitSettingsSource(settings_cls, BUILT_IN))
+
+
+def _load() -> Settings:
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(_Sources().model_dump())
     except ValidationError as error:
-        raise BadConfig(explain(error, f"settings ({path} and {PREFIX}… variables)")) from None
+        raise BadConfig(explain(error, f"settings ({_file() or 'no file'} and {PREFIX}… variables)")) from None
+    except (SettingsError, UnicodeDecodeError, yaml.YAMLError, TypeError, ValueError) as error:
+        raise BadConfig(f"settings ({_file() or 'no file'} and {PREFIX}… variables) cannot be read: {error}") from None
 
 
-def _environment() -> dict[str, str]:
-    plain = {"SETTINGS", "DEVICE"}  # not keys of the settings
-    return {name: text for name, text in os.environ.items() if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in plain}
-
-
-def _nested(name: str, text: str) -> dict[str, Any]:
-    """`BAKEOFF_STORES__AWS__BUCKET=b` as `{"stores": {"aws": {"bucket": "b"}}}`; values that look like JSON or lists are YAML."""
-    *path, last = name.removeprefix(PREFIX).lower().split("__")
-    value: Any = text
-    if path[:1] != ["stores"] or text[:1] in "[{":
-        value = yaml.safe_load(text)
-    if not path and last == "roots" and isinstance(value, str):
-        value = value.split(os.pathsep)
-    nested: Any = {last: value}
-    for step in reversed(path):
-        nested = {step: nested}
-    return nested
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except OSError as error:
-        raise BadConfig(f"cannot read the settings file {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadConfig(f"the settings file {path} is not YAML in UTF-8: {error}") from None
-    if not isinstance(values, dict):
-        raise BadConfig(f"the settings file {path} must hold keys and values; it holds {type(values).__name__}")
-    return values
-
-
-def _merge(into: dict[str, Any], values: dict[str, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
+def _file() -> Path | None:
+    """Raises BadConfig when `BAKEOFF_SETTINGS` names no file."""
+    named = os.environ.get(f"{PREFIX}SETTINGS")
+    path = Path(named or "bakeoff.yaml")
+    if named and not path.is_file():
+        raise BadConfig(f"{PREFIX}SETTINGS names {named!r}, which is no file: correct the path, or unset it")
+    return path if path.is_file() else None
 
 
 def _named(places: dict[str, P], name: str, kind: str) -> P:

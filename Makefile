@@ -1,0 +1,43 @@
+# Every operation of the project; `make` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format lock stages campaigns clean
+
+help: ## List the operations
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Make .venv with everything that is tested, pinned by requirements.lock
+
+$(STAMP): pyproject.toml requirements.lock requirements-demo.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python 3.11 or newer is needed; $(PYTHON) is {v[0]}.{v[1]}. Try: make setup PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing (once; a few minutes) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-demo.txt
+	@touch $(STAMP)
+
+demo: setup ## Run the main job on real movie reviews, on this machine alone
+	@$(BIN)/bakeoff run configs/quickstart.yaml
+
+test: setup ## Check style, types and the direction of imports, then run every test
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python -m pytest
+
+lint: setup ## Style, types and imports alone
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+format: setup ## Put the code into the house style
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+lock: setup ## Write requirements.lock from what is installed in .venv
+	@$(BIN)/python -m deployments.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean: ## Remove .venv (the workspace in .bakeoff stays)
+	@rm -rf $(VENV)

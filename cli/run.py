@@ -1,0 +1,70 @@
+"""`bakeoff run`: the flow, with progress bars in the terminal and a verdict that reads in ten seconds."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config import load_config
+from tasks.progress import Bar, listening
+from tasks.settings import load_settings
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
+    from tasks.records import Verdict
+
+
+def run_bakeoff(config: Path, overrides: Sequence[str], as_json: bool) -> "Verdict":
+    """Check what can be checked at once, then run the flow with the config's folder and the working folder as roots."""
+    parsed = load_config(config, overrides)
+    allow_roots(config)
+    load_settings().store(parsed.store)
+    with terminal_progress():
+        from flows.bakeoff import bakeoff
+
+        return bakeoff(parsed)
+
+
+def show_verdict(verdict: "Verdict", output: str) -> None:
+    """Write the verdict to standard output."""
+    if output == "json":
+        sys.stdout.write(verdict.model_dump_json(indent=2) + "\n")
+        return
+    from rich.console import Console
+
+    from tasks.verdict.report import render_verdict
+
+    Console().print(render_verdict(verdict))
+
+
+def allow_roots(config: Path) -> None:
+    """From the command line a run may read the working folder and the config's folder, beside what the operator allows."""
+    roots = [*os.environ.get("BAKEOFF_ROOTS", "").split(os.pathsep), str(Path.cwd()), str(config.absolute().parent)]
+    os.environ["BAKEOFF_ROOTS"] = os.pathsep.join(dict.fromkeys(root for root in roots if root))
+
+
+@contextmanager
+def terminal_progress() -> Iterator[None]:
+    """Bars on standard error, where that is a terminal; elsewhere progress is a log line now and then."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    logging.getLogger("tasks.progress").setLevel(logging.WARNING)
+    with Progress(*columns, console=Console(stderr=True), transient=False) as shown:
+        ids: dict[str, TaskID] = {}
+
+        def hear(bar: Bar) -> None:
+            if bar.title not in ids:
+                ids[bar.title] = shown.add_task(bar.title, total=bar.total, note="")
+            shown.update(ids[bar.title], completed=bar.done, note=bar.note)
+
+        with listening(hear):
+            yield

@@ -1,0 +1,57 @@
+"""What one run has at hand: the operator's settings, the workspace, the places that names lead to, and the cap on money."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from services.places import LivePlaces
+from tasks.config import BakeoffConfig
+from tasks.settings import Settings, load_settings
+from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.prompting.budget import Cap
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The surroundings of one run."""
+
+    settings: Settings
+    workspace: Workspace
+    places: LivePlaces
+    cap: "Cap"
+
+    def resource(self, occupies: str) -> str:
+        """The lane of a contender: the embedded LLM shares the cores with training, so both are `device`."""
+        name = occupies.removeprefix("endpoint:")
+        return "device" if name == occupies or self.settings.endpoint(name).service else occupies
+
+
+@contextmanager
+def opened(config: BakeoffConfig) -> Iterator[Bench]:
+    """A bench for the time of a `with`; embedded services that were started stop with it.
+
+    Raises:
+        BadConfig: the settings are wrong, or lack a name that the config uses.
+    """
+    from tasks.prompting.budget import Cap
+
+    settings = load_settings()
+    check_names(config, settings)
+    with LivePlaces(settings) as places:
+        yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd))
+
+
+def check_names(config: BakeoffConfig, settings: Settings) -> None:
+    """Everything that can be known of a config's names without touching data, models or the network.
+
+    Raises:
+        BadConfig: a store, an endpoint, its key or its price is missing.
+    """
+    from tasks.prompting.endpoint import preflight
+
+    settings.store(config.store)
+    for prompt in config.prompts:
+        preflight(settings.endpoint(prompt.endpoint))

@@ -1,0 +1,1 @@
+"""Contender folders: the loader that turns one into a predictor, the trivial contenders, and prediction in a child process."""

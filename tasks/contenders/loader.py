@@ -1,0 +1,73 @@
+"""One loader turns any contender folder into a predictor; nobody else needs to know what kind it is."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from tasks.errors import BadConfig, IntegrityError
+from tasks.manifest import FORBIDDEN, ContenderManifest, read_manifest
+from tasks.records import Answer, Example
+from tasks.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from tasks.prompting.ask import AskContext
+
+logger = logging.getLogger(__name__)
+
+
+class Predictor(Protocol):
+    """What can answer."""
+
+    def predict(self, examples: Sequence[Example]) -> list[Answer]:
+        """One answer an example, in the examples' order, never fewer."""
+        ...
+
+
+def load_contender(folder: Path, ask: "AskContext | None" = None, settings: Settings | None = None) -> Predictor:
+    """The predictor in a contender's folder, every file checked against the manifest first.
+
+    Args:
+        ask: the endpoint, cap and journal; needed for prompts alone.
+        settings: where base models lie; those of this process if None.
+
+    Raises:
+        IntegrityError: a file is missing, changed or of a kind that can run code, or the base is another than it was trained on.
+        BadConfig: a prompt without `ask`.
+    """
+    _refuse_code(folder)
+    manifest = read_manifest(folder)
+    if manifest.kind == "majority":
+        from tasks.contenders.trivial import MajorityPredictor
+
+        return MajorityPredictor(folder, manifest)
+    if manifest.kind == "tfidf":
+        from tasks.contenders.trivial import TfidfPredictor
+
+        return TfidfPredictor(folder, manifest)
+    if manifest.kind == "tuned":
+        from tasks.contenders.tuned import TunedPredictor
+
+        return TunedPredictor(folder, manifest, settings or load_settings())
+    if manifest.kind == "prompt":
+        return _prompt(manifest, ask)
+    raise IntegrityError(f"{folder} is of kind {manifest.kind!r}, which this version does not know: update bakeoff")
+
+
+def _prompt(manifest: ContenderManifest, ask: "AskContext | None") -> Predictor:
+    if ask is None:
+        raise BadConfig(
+            f"contender {manifest.name!r} is a prompt: give the endpoint to ask ({manifest.occupies}), a cap and a journal"
+        )
+    from tasks.prompting.ask import PromptPredictor
+
+    return PromptPredictor(manifest, ask)
+
+
+def _refuse_code(folder: Path) -> None:
+    """A file that can run code has no business in the folder, whether or not the manifest owns to it."""
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in FORBIDDEN:
+            raise IntegrityError(
+                f"{path} may run code when it is read; contenders hold safetensors, JSON and text: do not use this folder"
+            )

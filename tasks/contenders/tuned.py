@@ -1,0 +1,116 @@
+"""Predicts with a fine-tuned model.
+
+In float32 on every device, so that a row's label depends neither on the batch that it is in nor on the machine.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.bases import ResolvedBase, resolve_base
+from tasks.config import Method, TruncationSide
+from tasks.errors import IntegrityError
+from tasks.manifest import FILE, ContenderManifest
+from tasks.records import Answer, Example, Model
+from tasks.settings import Settings
+
+
+class TunedSpec(Model):
+    """`spec` in the manifest of a tuned contender."""
+
+    method: Method
+    base: str
+    """The base's public id (or the hash of a local folder)."""
+    revision: str
+    config_sha256: str
+    """Of the base's `config.json`."""
+    source: str
+    """What the config called the base: where it is looked for."""
+    vocabulary: int
+    """Tokens that the tokenizer knows."""
+    max_tokens: int
+    truncation_side: TruncationSide
+
+
+class TunedPredictor:
+    """A tuned contender's folder, loaded.
+
+    Raises:
+        IntegrityError: the spec is malformed, the folder lacks weights, or the base is another than the one it was trained on.
+    """
+
+    def __init__(self, folder: Path, manifest: ContenderManifest, settings: Settings) -> None:
+        from tasks.data.tokenize import load_tokenizer
+        from tasks.device import pick_device
+        from tasks.tuning.methods import restore
+
+        self.spec = _spec(folder, manifest)
+        _refuse_missing_weights(folder, manifest, self.spec.method)
+        base = None if self.spec.method is Method.FULL else find_base(self.spec, settings)
+        self.labels = manifest.labels
+        self.tokenizer = load_tokenizer(folder / "tokenizer")
+        self.device = pick_device().name
+        model = restore(
+            folder, self.spec.method, base.path if base else None, self.labels, self.spec.vocabulary, self.tokenizer.pad_token_id
+        )
+        self.model = model.to(self.device)
+
+    def predict(self, examples: Sequence[Example]) -> list[Answer]:
+        """One answer an example, in order, with logits and the label's probability."""
+        from tasks.data.examples import input_text
+        from tasks.data.tokenize import encode_texts
+        from tasks.tuning.batches import logits_of
+
+        if not examples:
+            return []
+        texts = [input_text(example.inputs) for example in examples]
+        ids = encode_texts(self.tokenizer, texts, self.spec.max_tokens, self.spec.truncation_side)
+        logits = logits_of(self.model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], self.tokenizer.pad_token_id)
+        return _answers(logits, ids, self.labels)
+
+
+def find_base(spec: TunedSpec, settings: Settings) -> ResolvedBase:
+    """The base that a contender was trained on, on this machine.
+
+    Raises:
+        IntegrityError: what is found under its name is another: both are named, with revision and config hash.
+        BadConfig, MissingPart: there is none.
+    """
+    local = spec.base.startswith("folder-")
+    found = resolve_base(spec.source, "" if local else spec.revision, settings)
+    wanted, got = (spec.base, spec.revision, spec.config_sha256), (found.id, found.revision, found.config_sha256)
+    if wanted != got:
+        named = ["{} at revision {} (config SHA-256 {})".format(*base) for base in (wanted, got)]
+        raise IntegrityError(f"the contender was trained on {named[0]}, but the base here is {named[1]}: give it the base it knows")
+    return found
+
+
+def _spec(folder: Path, manifest: ContenderManifest) -> TunedSpec:
+    try:
+        return TunedSpec.model_validate(manifest.spec)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise IntegrityError(f"{folder / FILE}: spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+
+
+def _refuse_missing_weights(folder: Path, manifest: ContenderManifest, method: Method) -> None:
+    """Libraries fall back to pickle where safetensors are missing; so their absence is an error before any library looks."""
+    weights = {
+        Method.LORA: "adapter/adapter_model.safetensors",
+        Method.HEAD: "head.safetensors",
+        Method.FULL: "model/model.safetensors",
+    }[method]
+    sharded = method is Method.FULL and "model/model.safetensors.index.json" in manifest.files
+    if weights not in manifest.files and not sharded:
+        raise IntegrityError(f"{folder} has no {weights}: only safetensors weights are loaded")
+
+
+def _answers(logits: Any, ids: Sequence[Sequence[int]], labels: Sequence[str]) -> list[Answer]:
+    best = logits.softmax(-1).max(-1)
+    rows = zip(logits.tolist(), best.indices.tolist(), best.values.tolist(), ids, strict=True)
+    return [
+        Answer(answer=labels[index], label=labels[index], probability=probability, input_tokens=len(tokens), logits=row)
+        for row, index, probability, tokens in rows
+    ]

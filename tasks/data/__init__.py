@@ -1,0 +1,1 @@
+"""From a source to validated splits, and from splits to tokens."""

@@ -1,0 +1,146 @@
+"""Rows that say the same: exactly, once letter case, punctuation, markup and white space are put aside, or nearly."""
+
+import hashlib
+import html
+import logging
+import re
+import sys
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from tasks.progress import progress
+
+logger = logging.getLogger(__name__)
+
+MARKUP = re.compile(r"</?[A-Za-z][^<>]{0,200}>|<!--.{0,200}?-->")
+HASHES = 128
+"""Hash functions of a MinHash sketch."""
+RECALL = 0.99
+"""Chance that a pair exactly at the threshold is seen; above it the chance is greater."""
+CANDIDATES = 100
+"""Held-out rows that one train row is compared with at most."""
+ROWS_AT_ONCE = 1000
+
+Texts = tuple[str, ...]
+"""A row's normalised inputs, one text a column."""
+
+
+def normalise(text: str) -> str:
+    """Words alone, in one case: NFKC, markup and entities out, punctuation and white space as single spaces. A text with nothing
+    else in it (a smiley made of punctuation) keeps its characters."""
+    plain = MARKUP.sub(" ", html.unescape(text) if "&" in text else text)
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", plain).casefold())
+    return " ".join(folded.translate(_no_punctuation()).split()) or " ".join(folded.split()) or text
+
+
+def content_key(inputs: Iterable[str]) -> bytes:
+    """16 bytes that rows with the same normalised inputs share."""
+    return hashlib.sha256("\x1f".join(map(normalise, inputs)).encode()).digest()[:16]
+
+
+def near_matches(
+    held: int,
+    train: int,
+    threshold: float,
+    held_texts: Callable[[Sequence[int]], Iterator[Texts]],
+    train_texts: Callable[[Sequence[int]], Iterator[Texts]],
+) -> Iterator[tuple[int, int]]:
+    """Pairs of a train row and a held-out row whose every column has a Jaccard similarity of at least `threshold` over word trigrams.
+
+    Sketches find the candidates and the texts decide, so that short sentences never match by accident. Only sketches of the held-out
+    rows are kept in memory; train streams by. Texts without spaces between words are compared whole.
+
+    Args:
+        held, train: how many rows there are of each.
+        held_texts, train_texts: give the normalised inputs of rows, by position (ascending).
+
+    Yields:
+        Positions (train, held-out), in train's order.
+    """
+    from datasketch import MinHashLSH
+
+    bands, rows = _bands(threshold)
+    index = MinHashLSH(num_perm=HASHES, params=(bands, rows))
+    sketch = _sketcher()
+    with progress("look for near-duplicates", held + train) as bar:
+        for batch in _ranges(held):
+            for position, texts in zip(batch, held_texts(batch), strict=True):
+                index.insert(position, sketch(texts), check_duplication=False)
+            bar.advance(len(batch))
+        for batch in _ranges(train):
+            found = []
+            for position, texts in zip(batch, train_texts(batch), strict=True):
+                candidates = sorted(index.query(sketch(texts)))
+                if candidates:
+                    found.append((position, texts, candidates[:CANDIDATES]))
+            yield from _verified(found, threshold, held_texts)
+            bar.advance(len(batch))
+
+
+def _verified(
+    found: Sequence[tuple[int, Texts, list[int]]], threshold: float, held_texts: Callable[[Sequence[int]], Iterator[Texts]]
+) -> Iterator[tuple[int, int]]:
+    needed = sorted({candidate for _, _, candidates in found for candidate in candidates})
+    shingles = {position: [_shingles(text) for text in texts] for position, texts in zip(needed, held_texts(needed), strict=True)}
+    for position, texts, candidates in found:
+        own = [_shingles(text) for text in texts]
+        for candidate in candidates:
+            if all(_jaccard(a, b) >= threshold for a, b in zip(own, shingles[candidate], strict=True)):
+                yield position, candidate
+
+
+def _shingles(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[start : start + 3]) for start in range(max(1, len(words) - 2))}
+
+
+def _jaccard(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
+    shared = len(a & b)
+    return shared / (len(a) + len(b) - shared)
+
+
+def _bands(threshold: float) -> tuple[int, int]:
+    """Bands and rows a band of the index: the most selective ones that keep the recall."""
+    for rows in range(HASHES, 1, -1):
+        bands = HASHES // rows
+        if 1 - (1 - threshold**rows) ** bands >= RECALL:
+            return bands, rows
+    return HASHES, 1
+
+
+def _sketcher() -> Callable[[Texts], Any]:
+    """Makes a row's MinHash sketch. Trigrams are hashed from their words' hashes, by numpy; the same on every machine."""
+    import numpy
+    from datasketch import MinHash
+
+    first = MinHash(num_perm=HASHES, hashfunc=int)
+    mix = numpy.uint64(0x9E3779B97F4A7C15), numpy.uint64(0xC2B2AE3D27D4EB4F)
+
+    def hashes(column: int, text: str) -> Any:
+        words = numpy.array([zlib.crc32(word.encode(), column) for word in text.split()], dtype=numpy.uint64)
+        if len(words) > 2:
+            words = (words[:-2] * mix[0] + words[1:-1]) * mix[1] + words[2:]
+        else:
+            words = words[:1] * mix[0] + words[-1:]
+        return (words * mix[1]) >> numpy.uint64(32)
+
+    def sketch(texts: Texts) -> Any:
+        made = MinHash(num_perm=HASHES, hashfunc=int, permutations=first.permutations, scheme=first.scheme)
+        made.update_batch(numpy.concatenate([hashes(column, text) for column, text in enumerate(texts)]))
+        return made
+
+    return sketch
+
+
+def _ranges(count: int) -> Iterator[range]:
+    for start in range(0, count, ROWS_AT_ONCE):
+        yield range(start, min(start + ROWS_AT_ONCE, count))
+
+
+@cache
+def _no_punctuation() -> dict[int, str]:
+    """A space for every punctuation character of Unicode; symbols and combining marks are content."""
+    return {code: " " for code in range(sys.maxunicode + 1) if unicodedata.category(chr(code))[0] == "P"}

@@ -1,0 +1,174 @@
+"""The load stage: from a source to validated train, dev and test splits."""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+from tasks.config import Dataset, OnBadRows
+from tasks.data.duplicates import Texts, normalise
+from tasks.data.examples import write_examples
+from tasks.data.reading import SourceSplit, read_source
+from tasks.data.separate import Separated, check_overlap, drop_duplicates, leave_equal, leave_near
+from tasks.data.sources import Source, find_source
+from tasks.data.split import Plan, assign, cap, plan_splits
+from tasks.data.validate import (
+    Problems,
+    Row,
+    Scan,
+    check_columns,
+    check_roles,
+    inputs_of,
+    label_order,
+    plural,
+    scan_split,
+)
+from tasks.progress import progress
+from tasks.records import SPLITS, DatasetRecord, Example, Finding, Split
+from tasks.settings import Settings
+from tasks.workspace import Building, Stage, Workspace, canonical, digest
+
+logger = logging.getLogger(__name__)
+
+LOAD = Stage(
+    "load",
+    1,
+    (
+        "tasks.data.sources",
+        "tasks.data.text_files",
+        "tasks.data.reading",
+        "tasks.data.duplicates",
+        "tasks.data.validate",
+        "tasks.data.split",
+        "tasks.data.separate",
+        "tasks.data.examples",
+        "tasks.data.load",
+    ),
+)
+
+
+def load(dataset: Dataset, settings: Settings, workspace: Workspace) -> DatasetRecord:
+    """The validated splits of a data set, reused when the source's bytes and the config's part are the same.
+
+    Raises:
+        BadData: rows, columns, labels or splits are wrong; all that was found, with counts and row numbers.
+        BadConfig, OutsideRoots, MissingPart: the source cannot be had.
+    """
+    source = find_source(dataset, settings)
+    config = dataset.model_dump(mode="json", exclude={"revision"})  # the source's own revision says more
+    return workspace.produce(LOAD, [source.revision], config, DatasetRecord, partial(_build, dataset, source))
+
+
+def _build(dataset: Dataset, source: Source, building: Building) -> DatasetRecord:
+    cache = building.folder / "cache"  # inside the product's folder, which every try begins empty
+    splits = read_source(source, cache)
+    problems = Problems()
+    plan = plan_splits(list(splits), dataset.splits)
+    used = {name: splits[name] for name in plan.sources}
+    check_columns(list(used.values()), dataset, problems)
+    problems.raise_if_any(source.name)
+    scans = _scan(used, dataset)
+    findings = _judge_bad_rows(scans, dataset, problems)
+    labels = label_order(scans, dataset.label)
+    made = _separate(used, plan, scans, dataset, labels, problems)
+    problems.raise_if_any(source.name)
+    source.check_unchanged()
+    record = _write(building.folder, used, made, labels, dataset)
+    _remove(cache)
+    findings.extend(made.findings)
+    for finding in findings:
+        logger.warning("%s: %s", source.name, finding.message)
+    return record.model_copy(update={"revision": source.revision, "halved": plan.halved, "findings": findings})
+
+
+def _scan(used: Mapping[str, SourceSplit], dataset: Dataset) -> list[Scan]:
+    with progress("validate rows", sum(split.rows for split in used.values())) as bar:
+        return [scan_split(split, dataset, bar) for split in used.values()]
+
+
+def _judge_bad_rows(scans: Sequence[Scan], dataset: Dataset, problems: Problems) -> list[Finding]:
+    """Bad rows are problems, or findings where the config drops them; a split without rows says why it has none."""
+    findings = []
+    for scan in scans:
+        for text, count in zip(scan.bad.describe(scan.split), scan.bad.counts.values(), strict=True):
+            if dataset.on_bad_rows is OnBadRows.DROP:
+                findings.append(Finding(kind="dropped", count=count, message=f"dropped from {text}"))
+            else:
+                problems.add(text)
+        if not scan.rows and not scan.bad.counts and scan.others:
+            wanted = ", ".join(f"{column} is {value!r}" for column, value in dataset.where.items())
+            there = "; ".join(f"{column} has {', '.join(map(repr, sorted(values)))}" for column, values in scan.others.items())
+            problems.add(f"{scan.split.name}: of {plural(scan.split.rows, 'row')}, in none {wanted} (dataset.where): {there}")
+    if problems.texts and any(scan.bad.counts for scan in scans):
+        problems.add("mend those rows, or set dataset.on_bad_rows to drop")
+    return findings
+
+
+def _separate(
+    used: Mapping[str, SourceSplit], plan: Plan, scans: Sequence[Scan], dataset: Dataset, labels: Sequence[str], problems: Problems
+) -> Separated:
+    """Assign rows to splits and keep equal and near-equal ones apart. Nothing slow is done once there are problems."""
+    made = drop_duplicates(assign(plan, {scan.split.name: scan.rows for scan in scans}))
+    leave_equal(made, plan)
+    if dataset.near_duplicates and not problems.texts:
+        leave_near(made, plan, dataset.near_duplicates, partial(_normalised, used, dataset.inputs))
+    check_overlap(made, dataset.max_overlap, problems)
+    limits = {"train": dataset.splits.train_rows, "dev": dataset.splits.dev_rows, "test": dataset.splits.test_rows}
+    made.roles = {role: cap(rows, limits[role]) for role, rows in made.roles.items()}
+    check_roles(made.roles, labels, problems)
+    return made
+
+
+def _normalised(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[Row]) -> Iterator[Texts]:
+    for inputs in _inputs(used, columns, rows):
+        yield tuple(map(normalise, inputs.values()))
+
+
+def _inputs(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[Row]) -> Iterator[dict[str, str]]:
+    """The inputs of rows, which stand in the order of their source's splits and places."""
+    for name, group in groupby(rows, key=lambda row: row.source):
+        for row in used[name].at([row.place for row in group], columns):
+            yield inputs_of(row, columns)
+
+
+def _write(
+    folder: Path, used: Mapping[str, SourceSplit], made: Separated, labels: list[str], dataset: Dataset
+) -> DatasetRecord:
+    """Write the splits. The fingerprint is of what is written, so the same rows from another file are the same data set."""
+    content = hashlib.sha256(canonical([dataset.inputs, labels]).encode())
+    for split in SPLITS:
+        write_examples(folder / f"{split}.parquet", _hashed(content, split, _examples(used, dataset.inputs, made.roles[split])))
+    return DatasetRecord(
+        fingerprint=content.hexdigest(),
+        source=dataset.source,
+        revision="",
+        inputs=list(dataset.inputs),
+        labels=labels,
+        rows={split: len(made.roles[split]) for split in SPLITS},
+        label_rows={split: _count_labels(made.roles[split], labels) for split in SPLITS},
+    )
+
+
+def _examples(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[Row]) -> Iterator[Example]:
+    for row, inputs in zip(rows, _inputs(used, columns, rows), strict=True):
+        yield Example(example=digest(inputs)[:32], row=row.place + 1, inputs=inputs, label=row.label)
+
+
+def _hashed(content: "hashlib._Hash", split: Split, examples: Iterator[Example]) -> Iterator[Example]:
+    for example in examples:
+        content.update(canonical([split, example.example, list(example.inputs.values()), example.label]).encode())
+        yield example
+
+
+def _count_labels(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(row.label for row in rows)
+    return {label: counts[label] for label in labels}
+
+
+def _remove(cache: Path) -> None:
+    import shutil
+
+    shutil.rmtree(cache, ignore_errors=True)

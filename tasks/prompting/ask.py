@@ -1,0 +1,192 @@
+"""Ask an endpoint about many rows: as many at once as it bears, each answer kept in the journal as it comes.
+
+One event loop for the whole; a fixed number of workers take rows in order, so memory does not grow with requests.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import BadConfig
+from tasks.manifest import ContenderManifest, read_manifest
+from tasks.progress import Bar, progress
+from tasks.prompting.budget import Cap, count_prompt_tokens, estimate
+from tasks.prompting.endpoint import Client, Outcome, preflight
+from tasks.prompting.journal import Journal, Reply, request_key
+from tasks.prompting.messages import PromptSpec, build_request
+from tasks.prompting.parsing import parse_reply
+from tasks.records import Answer, Example, Failure
+from tasks.settings import Endpoint
+
+logger = logging.getLogger(__name__)
+FEWEST_ASKED = 20
+"""A contender is not stopped for its failures before so many rows were asked."""
+
+
+@dataclass
+class Meter:
+    """What asking took this time; answers found in the journal cost nothing again."""
+
+    usd: float = 0.0
+    requests: int = 0
+    found: int = 0
+    """Rows whose answer was in the journal."""
+
+
+@dataclass(frozen=True)
+class AskContext:
+    """With what a prompt contender's rows are asked."""
+
+    endpoint: Endpoint
+    """Its `base_url` filled in and listening."""
+    cap: Cap
+    """Shared by all prompted contenders of a run."""
+    journal: Path | None = None
+    """Where answers are kept (`journal_path`); None asks every row anew."""
+    max_failed: float = 1.0
+    """Stop asking once more than this share failed."""
+    meter: Meter = field(default_factory=Meter)
+    """Filled while asking."""
+
+
+def journal_path(root: Path, endpoint: str) -> Path:
+    """The journal of an endpoint in a workspace; it outlives every product, since what was paid for is good for all."""
+    return root / "journal" / f"{endpoint}.sqlite"
+
+
+def read_prompt(folder: Path) -> PromptSpec:
+    """The prompt in a contender's folder, its files checked."""
+    manifest = read_manifest(folder)
+    if manifest.kind != "prompt":
+        raise BadConfig(f"{folder} is a {manifest.kind} contender, not a prompt")
+    return PromptSpec.model_validate(manifest.spec)
+
+
+def answer_all(
+    spec: PromptSpec,
+    examples: Sequence[Example],
+    endpoint: Endpoint,
+    cap: Cap,
+    journal: Path | None = None,
+    max_failed: float = 1.0,
+    meter: Meter | None = None,
+) -> list[Answer]:
+    """One answer an example, in order; rows that failed say why.
+
+    Raises:
+        BadConfig: the endpoint's settings are incomplete, or it has another model than the prompt was made for.
+        BudgetReached: the cap would have been passed; what was paid for is in the journal.
+        EndpointError: no row can be asked: key refused, quota used up, no such model, a redirect.
+    """
+    preflight(spec.endpoint, endpoint)
+    if endpoint.model != spec.model:
+        raise BadConfig(
+            f"the prompt was made for model {spec.model!r}, but endpoint {spec.endpoint!r} now has {endpoint.model!r}: "
+            "name the first one in the settings, or build the prompt again"
+        )
+    context = AskContext(endpoint, cap, journal, max_failed, meter or Meter())
+    with Journal(journal) as kept, progress(f"ask {spec.model} ({spec.technique})", len(examples)) as bar:
+        round_ = _Round(spec, examples, context, kept, bar)
+        round_.announce()
+        asyncio.run(round_.run())
+    return [answer for answer in round_.answers if answer is not None]
+
+
+class PromptPredictor:
+    """Answers for a prompt contender (`tasks/contenders/loader.py`)."""
+
+    def __init__(self, manifest: ContenderManifest, ask: AskContext) -> None:
+        self.spec, self.ask = PromptSpec.model_validate(manifest.spec), ask
+
+    def predict(self, examples: Sequence[Example]) -> list[Answer]:
+        """One answer an example, in order. Raises as `answer_all` does."""
+        ask = self.ask
+        return answer_all(self.spec, examples, ask.endpoint, ask.cap, ask.journal, ask.max_failed, ask.meter)
+
+
+class _Round:
+    """One call of `answer_all`."""
+
+    def __init__(self, spec: PromptSpec, examples: Sequence[Example], context: AskContext, journal: Journal, bar: Bar) -> None:
+        self.spec, self.examples, self.context, self.journal, self.bar = spec, examples, context, journal, bar
+        self.answers: list[Answer | None] = [None] * len(examples)
+        self.asked = self.failed = 0
+        self.details: dict[Failure, str] = {}
+        """For each kind of failure, what the first such row heard."""
+
+    def announce(self) -> None:
+        """Say what asking will cost, before it does."""
+        requests = (build_request(self.spec, example.inputs) for example in self.examples)
+        new = (request for request in requests if not self.journal.find(request_key(self.context.endpoint, request)))
+        expected = estimate(new, self.context.endpoint)
+        left = self.context.cap.usd - self.context.cap.spent_usd
+        logger.info("%s: %s to ask, $%.4f left under the cap", self.spec.model, expected, left)
+        if expected.usd > left:
+            logger.warning("%s: the estimate is more than what is left under the cap; asking will stop there", self.spec.model)
+
+    async def run(self) -> None:
+        """Ask all rows, then raise what stopped the asking, if anything did."""
+        rows = iter(range(len(self.examples)))
+        async with Client(self.context.endpoint, self.context.cap) as client:
+            try:
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(min(self.context.endpoint.concurrency, len(self.examples))):
+                        workers.create_task(self._work(client, rows))
+            finally:
+                self.context.meter.usd += client.total.usd
+                self.context.meter.requests += client.total.attempts
+                for failure, detail in self.details.items():
+                    logger.warning("%s: rows failed (%s); the first one: %s", self.spec.model, failure, detail)
+            if client.stopped:
+                raise client.stopped
+
+    async def _work(self, client: Client, rows: Iterator[int]) -> None:
+        for row in rows:
+            if client.stopped:
+                return
+            answer = await self._answer(client, self.examples[row])
+            self.answers[row] = answer
+            self.asked += answer.failure is not Failure.STOPPED
+            self.failed += answer.failure not in (None, Failure.STOPPED)
+            self.bar.advance(1, note=f"{self.failed} failed" if self.failed else "")
+
+    async def _answer(self, client: Client, example: Example) -> Answer:
+        if self.asked >= FEWEST_ASKED and self.failed > self.context.max_failed * self.asked:
+            return self._failed(Failure.STOPPED, f"{self.failed} of {self.asked} rows failed before")
+        request = build_request(self.spec, example.inputs)
+        key = request_key(self.context.endpoint, request)
+        found = self.journal.find(key)
+        if found:
+            self.context.meter.found += 1
+            return self._read(found)
+        if not self._fits(request):
+            return self._failed(Failure.TOO_LONG, f"row {example.row} does not fit {self.context.endpoint.context_tokens} tokens")
+        outcome: Outcome = await client.ask(request)
+        if outcome.reply is None:
+            assert outcome.failure
+            return self._failed(outcome.failure, outcome.detail, outcome.cost_usd)
+        self.journal.keep(key, self.spec.model, outcome.reply)
+        return self._read(outcome.reply)
+
+    def _fits(self, request: Mapping[str, Any]) -> bool:
+        """Whether it may fit the context; the estimate can be a fifth too high, and in doubt the server is asked."""
+        return 0.8 * count_prompt_tokens(request["messages"]) + request["max_tokens"] <= self.context.endpoint.context_tokens
+
+    def _read(self, reply: Reply) -> Answer:
+        label, failure = parse_reply(reply.text, reply.finish_reason, reply.refusal, self.spec.labels)
+        return Answer(
+            answer=reply.refusal or reply.text,
+            label=label,
+            latency_ms=reply.latency_ms,
+            input_tokens=reply.input_tokens,
+            output_tokens=reply.output_tokens,
+            cost_usd=reply.cost_usd,
+            failure=failure,
+        )
+
+    def _failed(self, failure: Failure, detail: str, cost_usd: float = 0.0) -> Answer:
+        self.details.setdefault(failure, detail)
+        return Answer(answer="", label=None, cost_usd=cost_usd, failure=failure)

@@ -1,0 +1,173 @@
+"""The model card (`README.md`) that is published with a contender.
+
+It holds nothing that differs between two tries of one publication (no run, no time, no champion before it): the manifest hashes it,
+and the hash names what is published.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tasks.manifest import ContenderManifest
+from tasks.records import ContenderRecord, ContenderVerdict, DatasetRecord, TrainingFacts, Verdict
+from tasks.settings import Endpoint
+
+CARD = "README.md"
+HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+
+
+def card_text(
+    manifest: ContenderManifest,
+    winner: ContenderRecord,
+    verdict: Verdict,
+    dataset: DatasetRecord,
+    endpoint: Endpoint | None = None,
+    request: dict[str, Any] | None = None,
+) -> str:
+    """The card as Markdown under a YAML head.
+
+    Args:
+        endpoint: for prompts: which model answers, and where.
+        request: for prompts: the body that is sent, with the inputs' names in place of their values.
+    """
+    from huggingface_hub import ModelCard
+
+    line = next(line for line in verdict.contenders if line.name == winner.name)
+    head = _head(manifest, winner, line, verdict, dataset).to_yaml()
+    parts = [
+        f"# {plain(verdict.name)}: {plain(winner.name)}",
+        _summary(manifest, winner, dataset),
+        _results(line, verdict),
+        _training(winner.training) if winner.training else "",
+        _data(dataset),
+        _loading(manifest, winner, endpoint, request),
+    ]
+    body = "\n\n".join(part for part in parts if part)
+    return str(ModelCard(f"---\n{head}\n---\n\n{body}\n").content)
+
+
+def plain(text: str) -> str:
+    """Text that Markdown shows as it stands, on one line."""
+    line = " ".join(text.split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_{}\[\]()#+!|~])", r"\\\1", line)
+
+
+def _head(
+    manifest: ContenderManifest, winner: ContenderRecord, line: ContenderVerdict, verdict: Verdict, dataset: DatasetRecord
+) -> Any:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    about: dict[str, Any] = {
+        "task_type": "text-classification" if manifest.labels else "text-generation",
+        "dataset_type": dataset.source,
+        "dataset_name": dataset.source,
+        "dataset_split": "test",
+        "dataset_revision": dataset.revision,
+    }
+    figures = {"accuracy": line.test.accuracy, "f1": line.test.macro_f1}
+    results = [
+        EvalResult(**about, metric_type=metric, metric_name="Macro F1" if metric == "f1" else "Accuracy", metric_value=value)
+        for metric, value in figures.items()
+        if value is not None
+    ]
+    base = winner.training.base if winner.training else None
+    return ModelCardData(
+        model_name=f"{verdict.name}/{winner.name}",
+        base_model=base if base and HUB_ID.match(base) else None,
+        datasets=[dataset.source] if HUB_ID.match(dataset.source) else None,
+        eval_results=results,
+        metrics=[result.metric_type for result in results],
+        library_name="peft" if winner.training and winner.training.method == "lora" else None,
+        pipeline_tag=about["task_type"],
+        tags=["bakeoff", manifest.kind],
+    )
+
+
+def _summary(manifest: ContenderManifest, winner: ContenderRecord, dataset: DatasetRecord) -> str:
+    rows = [
+        f"Published by Bakeoff: of all contenders on the same held-out rows of {plain(dataset.source)}, this one won.",
+        "",
+        f"- Arm: {winner.arm} ({plain(manifest.kind)})",
+        f"- Inputs: {', '.join(map(plain, manifest.inputs))}",
+        f"- Labels, in the order of the logits: {', '.join(map(plain, manifest.labels)) or 'none (free text)'}",
+        f"- Fingerprint: `{manifest.fingerprint}`",
+        "- Licence: that of the base model and of the data; this card adds none.",
+    ]
+    return "\n".join(rows)
+
+
+def _results(winner: ContenderVerdict, verdict: Verdict) -> str:
+    rows = ["## Results on the test rows", "", "| contender | arm | accuracy | interval | macro-F1 | rows | failed |"]
+    rows.append("| --- | --- | --- | --- | --- | --- | --- |")
+    for line in verdict.contenders:
+        scores, mark = line.test, "**" if line.name == winner.name else ""
+        f1 = "" if scores.macro_f1 is None else f"{scores.macro_f1:.3f}"
+        low, high = scores.interval
+        name = f"{mark}{plain(line.name)}{mark}"
+        figures = f"{scores.accuracy:.3f} | {low:.3f} to {high:.3f} | {f1} | {scores.n} | {scores.failed}"
+        rows.append(f"| {name} | {line.arm} | {figures} |")
+    return "\n".join(rows)
+
+
+def _training(facts: TrainingFacts) -> str:
+    rows = [
+        "## Training",
+        "",
+        f"- Base: {plain(facts.base)}, revision `{plain(facts.revision)}`",
+        f"- Method: {plain(facts.method)}; {facts.parameters_trained:,} of {facts.parameters:,} parameters trained",
+        f"- Best epoch on dev: {facts.best_epoch} of {len(facts.epochs)}",
+        f"- On {plain(facts.device)}, {plain(facts.dtype)}, {facts.batch_size} rows a step on the device",
+    ]
+    return "\n".join(rows + [f"- {plain(finding.message)}" for finding in facts.findings])
+
+
+def _data(dataset: DatasetRecord) -> str:
+    rows = [
+        "## Data",
+        "",
+        f"- Source: {plain(dataset.source)}, revision `{plain(dataset.revision)}`",
+        f"- Fingerprint of the splits: `{dataset.fingerprint}`",
+        "- Rows: " + ", ".join(f"{split} {count}" for split, count in dataset.rows.items()),
+    ]
+    return "\n".join(rows + [f"- {plain(finding.message)}" for finding in dataset.findings])
+
+
+def _loading(
+    manifest: ContenderManifest, winner: ContenderRecord, endpoint: Endpoint | None, request: dict[str, Any] | None
+) -> str:
+    ways: Mapping[str, Callable[[], str]] = {
+        "prompt": lambda: _curl(endpoint, request),
+        "tuned": lambda: (
+            _peft(winner.training, len(manifest.labels)) if winner.training and winner.training.method == "lora" else ""
+        ),
+    }
+    own = ways.get(manifest.kind, lambda: "")()
+    generic = (
+        "With Bakeoff, from a copy of this folder:\n\n```python\nfrom tasks.contenders.loader import load_contender\n\n"
+        'predictor = load_contender(Path("this-folder"), ask=None)\n```'
+    )
+    return "\n\n".join(part for part in ["## How to load it", own, "" if manifest.kind == "prompt" else generic] if part)
+
+
+def _peft(facts: TrainingFacts, labels: int) -> str:
+    base, revision = json.dumps(facts.base), json.dumps(facts.revision)
+    return (
+        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
+        f"base = AutoModelForSequenceClassification.from_pretrained({base}, revision={revision}, num_labels={labels})\n"
+        'model = PeftModel.from_pretrained(base, "this-folder/adapter").eval()\n'
+        f"tokenizer = AutoTokenizer.from_pretrained({base}, revision={revision})\n```"
+    )
+
+
+def _curl(endpoint: Endpoint | None, request: dict[str, Any] | None) -> str:
+    """A request that anyone can send; JSON on one line cannot end the here-document early."""
+    if endpoint is None:
+        return ""
+    where = "$BASE_URL" if endpoint.service or not endpoint.base_url else endpoint.base_url
+    key = f' -H "Authorization: Bearer ${endpoint.key_env}"' if endpoint.key_env else ""
+    body = json.dumps(request, ensure_ascii=False)
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", body)), 3)
+    command = f"curl {where}/chat/completions -H 'Content-Type: application/json'{key} -d @- <<'REQUEST'"
+    return f"{fence}sh\n{command}\n{body}\nREQUEST\n{fence}"

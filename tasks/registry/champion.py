@@ -1,0 +1,323 @@
+"""The champion: which contender S3 points to under a name, and how the pointer moves.
+
+    champions/<name>/v000001.json   one record a version, written once
+    champions/<name>/champion.json  the pointer: a copy of the newest champion's record, replaced only on condition
+
+Order is by version, never by time. What was last seen of a pointer is remembered on this machine, so that an older one served again
+is noticed, and so that an embedded store need not start just to learn that nothing changed.
+"""
+
+import logging
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+from pydantic import Field, ValidationError
+
+from tasks.config import NAME
+from tasks.errors import BadConfig, IntegrityError, LostRace, Refused
+from tasks.manifest import FILE, ContenderManifest, read_manifest
+from tasks.progress import progress
+from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Model
+from tasks.registry.store import StoreClient, open_store
+from tasks.settings import Places, Settings
+from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, write_durably
+
+logger = logging.getLogger(__name__)
+FETCH = Stage("fetch", 1, ("tasks.registry.champion", "tasks.registry.store"))
+POINTER = "champion.json"
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class ChampionVersion(Model):
+    """One version of a champion: what was published, on what evidence, by whom and why."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=NAME)
+    """The champion's name: the bake-off's."""
+    version: int = Field(ge=1)
+    """Counts up; some numbers may belong to publications that lost a race."""
+    previous: int | None
+    """The champion's version that this one replaces."""
+    sha256: str = Field(pattern=SHA256)
+    """Of the contender's manifest; it names the folder under `contenders/`."""
+    uri: str
+    contender: str
+    arm: Arm
+    kind: str
+    fingerprint: str
+    """Of what the contender was made from."""
+    run_id: str
+    published: datetime
+    publisher: str
+    """user@host"""
+    decision: Decision
+    reason: str
+    dataset: str
+    """Fingerprint of the data set that decided."""
+    comparison: Comparison | None
+    contenders: dict[str, str]
+    """Fingerprints of all that were compared, by name."""
+    config: dict[str, Any]
+    """The bake-off's config."""
+
+    def champion(self) -> Champion:
+        """The short form that a verdict holds."""
+        return Champion(uri=self.uri, version=self.version, sha256=self.sha256, contender=self.contender)
+
+    def same_try(self, other: "ChampionVersion") -> bool:
+        """Whether both are one publication (perhaps tried twice): the same bytes after the same champion."""
+        return (self.name, self.sha256, self.previous) == (other.name, other.sha256, other.previous)
+
+
+class Memory(Model):
+    """What this machine last saw of a pointer."""
+
+    store: str
+    """Which bucket and prefix: a store's name may be pointed elsewhere."""
+    incarnation: str
+    """Random; changes when this memory is removed by hand, so that publications to an emptied store are made again."""
+    champion: ChampionVersion | None
+    moving: bool = False
+    """Whether a move was begun and may have happened: then only the store itself knows."""
+
+
+def read_champion(settings: Settings, client: StoreClient, name: str) -> ChampionVersion | None:
+    """The champion that the store points to now; None where there is none yet.
+
+    Raises:
+        IntegrityError: the pointer is malformed, or older than one that this machine has seen.
+        StoreError: the store refuses or is out of reach.
+    """
+    found = _read_pointer(settings, client, name)
+    return found[0] if found else None
+
+
+def current_champion(places: Places, store_name: str, name: str) -> ChampionVersion | None:
+    """The champion under a name. Only this machine's runs write to an embedded store, so what is remembered of it holds, and it is
+    not started; any other store is asked.
+
+    Raises: as `read_champion`, and BadConfig for an unknown store.
+    """
+    store = places.settings.store(store_name)
+    memory = recall(places.settings, store_name, name)
+    if store.service and memory and not memory.moving:
+        return memory.champion
+    client = open_store(places, store_name)
+    if store.create:
+        client.check()  # makes the bucket
+    return read_champion(places.settings, client, name)
+
+
+def move_champion(settings: Settings, client: StoreClient, draft: ChampionVersion) -> ChampionVersion:
+    """Make `draft` the champion if the champion is still `draft.previous`. Its version becomes the next free one.
+
+    The version's record is written first, and once; then the pointer moves on condition. After a kill in between, the same
+    publication finds its record and goes on.
+
+    Raises:
+        LostRace: another publisher moved the pointer first; the message says who.
+    """
+    found = _read_pointer(settings, client, draft.name)
+    now, etag = found or (None, "")
+    if now and now.same_try(draft):
+        return now  # an earlier try got this far
+    if (now.version if now else None) != draft.previous:
+        raise _lost(draft, now)
+    recorded = _record_version(client, draft)
+    key, body = _key(client, draft.name, POINTER), _json(recorded)
+    _remember(settings, client.name, draft.name, now, moving=True)
+    moved = client.replace(key, body, etag) if now else client.write_once(key, body)
+    if not moved:
+        after = read_champion(settings, client, draft.name)
+        if not after or not after.same_try(draft):  # else it was our own write, whose answer was lost
+            raise _lost(draft, after)
+    _remember(settings, client.name, draft.name, recorded)
+    return recorded
+
+
+def expect_champion(settings: Settings, client: StoreClient, draft: ChampionVersion) -> ChampionVersion | None:
+    """Before work is done for a publication: the champion if it is this very publication already, None if the way is free.
+
+    Raises:
+        LostRace: the champion is another than the one that the verdict compared with.
+    """
+    now = read_champion(settings, client, draft.name)
+    if now and now.same_try(draft):
+        return now
+    if (now.version if now else None) != draft.previous:
+        raise _lost(draft, now)
+    return None
+
+
+def fetch_contender(client: StoreClient, sha256: str, folder: Path) -> ContenderManifest:
+    """Download a published contender into an empty folder and hash every byte of it again.
+
+    Raises:
+        IntegrityError: a file is missing, corrupted, or of a kind that can run code.
+    """
+    if not re.match(SHA256, sha256):
+        raise Refused(f"contender {sha256[:80]!r} is not named by a SHA-256 of 64 hex digits")
+    folder.mkdir(parents=True, exist_ok=True)
+    client.download(client.key("contenders", sha256, FILE), folder / FILE, lambda _: None)
+    found = file_sha256(folder / FILE)
+    if found != sha256:
+        raise IntegrityError(f"{client.uri('contenders', sha256, FILE)} has SHA-256 {found}: it was corrupted or replaced")
+    manifest = read_manifest(folder, check_files=False)
+    with progress(f"download {manifest.name}", len(manifest.files)) as bar:
+        for name in manifest.files:
+            client.download(client.key("contenders", sha256, name), folder / name, lambda _: None)
+            bar.advance()
+    return read_manifest(folder)
+
+
+def champion_contender(places: Places, store_name: str, name: str, workspace: Workspace) -> ContenderRecord | None:
+    """The champion as a contender that can be evaluated; None where there is no champion. Downloaded once a version.
+
+    Raises: as `current_champion` and `fetch_contender`.
+    """
+    champion = current_champion(places, store_name, name)
+    return fetch_champion(places, store_name, champion, workspace) if champion else None
+
+
+def fetch_champion(places: Places, store_name: str, champion: ChampionVersion, workspace: Workspace) -> ContenderRecord:
+    """The contender of one version, as a product of the workspace."""
+
+    def build(building: Building) -> ContenderRecord:
+        manifest = fetch_contender(open_store(places, store_name), champion.sha256, building.folder)
+        return ContenderRecord(
+            fingerprint=manifest.fingerprint,
+            name=manifest.name,
+            arm=manifest.arm,
+            kind=manifest.kind,
+            occupies=manifest.occupies,
+        )
+
+    return workspace.produce(FETCH, [champion.sha256], {}, ContenderRecord, build, f"fetch champion {champion.contender}")
+
+
+def show(champion: ChampionVersion) -> str:
+    """A champion in a few lines for people."""
+    lines = [
+        f"{champion.name}: version {champion.version} is {champion.contender} ({champion.arm})",
+        f"  at         {champion.uri}",
+        f"  sha256     {champion.sha256}",
+        f"  published  {champion.published:%Y-%m-%d %H:%M} UTC by {champion.publisher}, run {champion.run_id}",
+        f"  replaces   {'nothing' if champion.previous is None else f'version {champion.previous}'}",
+        f"  because    {champion.reason}",
+    ]
+    return "\n".join(lines)
+
+
+def recall(settings: Settings, store_name: str, name: str) -> Memory | None:
+    """What this machine remembers of a pointer; None when nothing, or when the store's name leads elsewhere by now."""
+    try:
+        memory = Memory.model_validate_json(_memory_file(settings, store_name, name).read_bytes())
+    except FileNotFoundError:
+        return None
+    return memory if memory.store == _identity(settings, store_name) else None
+
+
+def incarnation(settings: Settings, store_name: str, name: str) -> str:
+    """Tells publications to a store from those to the same store after it was emptied and its memory removed."""
+    memory = recall(settings, store_name, name)
+    return memory.incarnation if memory else ""
+
+
+def _remember(settings: Settings, store_name: str, name: str, champion: ChampionVersion | None, moving: bool = False) -> Memory:
+    """Keep what was seen of a pointer, unless something newer was seen meanwhile."""
+    from filelock import FileLock
+
+    file = _memory_file(settings, store_name, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):
+        memory = recall(settings, store_name, name)
+        if memory and _order(champion) < _order(memory.champion):
+            return memory
+        kept = memory.incarnation if memory else uuid4().hex
+        new = Memory(store=_identity(settings, store_name), incarnation=kept, champion=champion, moving=moving)
+        if new != memory:
+            write_durably(file, new.model_dump_json(indent=2))
+        return new
+
+
+def _read_pointer(settings: Settings, client: StoreClient, name: str) -> tuple[ChampionVersion, str] | None:
+    """The pointer and its ETag; what was remembered before the reading is the least that it may show."""
+    memory = recall(settings, client.name, name)
+    known = memory.champion if memory else None
+    found = client.read(_key(client, name, POINTER))
+    champion = _parse(found[0], client, name) if found else None
+    if _order(champion) < _order(known):
+        shown = f"version {champion.version}" if champion else "nothing"
+        raise IntegrityError(
+            f"store {client.name!r} points champion {name!r} to {shown}, but version {_order(known)} was seen before: an old "
+            "pointer was served again; if the store was emptied or set back on purpose, remove "
+            f"{_memory_file(settings, client.name, name)}"
+        )
+    _remember(settings, client.name, name, champion)
+    return (champion, found[1]) if champion and found else None
+
+
+def _record_version(client: StoreClient, draft: ChampionVersion) -> ChampionVersion:
+    """Take the next free version number by writing its record, or find the record that an earlier try of this publication wrote."""
+    version = (draft.previous or 0) + 1
+    while True:
+        record = draft.model_copy(update={"version": version})
+        key = _key(client, draft.name, f"v{version:06d}.json")
+        if client.write_once(key, _json(record)):
+            return record
+        there = client.read(key)
+        if there:
+            found = _parse(there[0], client, draft.name)
+            if found.same_try(draft) and found.version == version:
+                return found
+        version += 1
+
+
+def _parse(body: bytes, client: StoreClient, name: str) -> ChampionVersion:
+    try:
+        champion = ChampionVersion.model_validate_json(body)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise IntegrityError(
+            f"the champion record of {name!r} in store {client.name!r} is malformed at {where}: {fault['msg']}"
+        ) from None
+    if champion.name != name:
+        raise IntegrityError(f"the champion record of {name!r} in store {client.name!r} is that of {champion.name!r}")
+    return champion
+
+
+def _key(client: StoreClient, name: str, file: str) -> str:
+    if not re.match(NAME, name):
+        raise BadConfig(f"champion name {name[:80]!r} must be lower-case letters, digits, `-` and `_` (at most 64)")
+    return client.key("champions", name, file)
+
+
+def _lost(draft: ChampionVersion, now: ChampionVersion | None) -> LostRace:
+    decided = f"version {draft.previous}" if draft.previous else "no champion"
+    winner = f"is now version {now.version} ({now.contender}, published by {now.publisher}, run {now.run_id})" if now else "is gone"
+    return LostRace(
+        f"champion {draft.name!r} {winner}, but this run compared {draft.contender} with {decided}: run again to compare with the "
+        "champion that there is now; nothing has to be trained or uploaded again"
+    )
+
+
+def _order(champion: ChampionVersion | None) -> int:
+    return champion.version if champion else 0
+
+
+def _json(champion: ChampionVersion) -> bytes:
+    return champion.model_dump_json(indent=2).encode()
+
+
+def _memory_file(settings: Settings, store_name: str, name: str) -> Path:
+    return settings.home / "champions" / store_name / f"{name}.json"
+
+
+def _identity(settings: Settings, store_name: str) -> str:
+    """Which pointers a store's name leads to, without the port of an embedded server."""
+    store = settings.store(store_name)
+    return digest([store.service or store.endpoint_url, store.bucket, store.prefix])

@@ -1,0 +1,211 @@
+"""Publish: the winner's folder goes up under the hash of its manifest, comes back in a clean process, and then the pointer moves.
+
+    contenders/<sha256 of contender.json>/…   never changed; the manifest goes last, so what has one is whole
+
+A run that was killed goes on: files that the store has are not sent again, and the pointer moves once.
+"""
+
+import getpass
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.config import BakeoffConfig
+from tasks.errors import IntegrityError
+from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
+from tasks.progress import progress
+from tasks.records import ContenderRecord, DatasetRecord, PredictionsRecord, PublicationRecord, Verdict
+from tasks.registry.card import CARD, card_text
+from tasks.registry.champion import ChampionVersion, expect_champion, incarnation, move_champion
+from tasks.registry.store import Counter, StoreClient, open_store
+from tasks.registry.verify import RoundTrip, example_request, round_trip
+from tasks.settings import Places
+from tasks.workspace import Building, Stage, Workspace, file_sha256
+
+if TYPE_CHECKING:
+    from tasks.prompting.budget import Cap
+
+logger = logging.getLogger(__name__)
+PUBLISH = Stage(
+    "publish",
+    1,
+    (
+        "tasks.registry.publish",
+        "tasks.registry.card",
+        "tasks.registry.champion",
+        "tasks.registry.store",
+        "tasks.registry.verify",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What is to be published, and on what evidence."""
+
+    config: BakeoffConfig
+    verdict: Verdict
+    winner: ContenderRecord
+    predictions: PredictionsRecord
+    """The winner's, as it was judged."""
+    dataset: DatasetRecord
+    previous: ChampionVersion | None
+    """The champion that the verdict compared with."""
+
+
+def publish(publication: Publication, places: Places, workspace: Workspace, cap: "Cap | None" = None) -> PublicationRecord:
+    """Make the verdict's winner the champion.
+
+    Args:
+        cap: for prompts: what asking a few rows again may cost.
+
+    Raises:
+        LostRace: another publisher was quicker; nothing has to be trained or uploaded again.
+        IntegrityError: what came back is not what was judged; the champion is unchanged.
+        StoreError: the store refused; everything is kept, and a rerun goes on.
+    """
+    config, previous = publication.config, publication.previous
+    key = {
+        "store": config.store,
+        "champion": config.name,
+        "previous": previous and [previous.version, previous.sha256],
+        "incarnation": incarnation(places.settings, config.store, config.name),
+    }
+
+    def build(building: Building) -> PublicationRecord:
+        return _publish(publication, places, building, cap)
+
+    return workspace.produce(
+        PUBLISH, [publication.winner.fingerprint], key, PublicationRecord, build, f"publish {publication.winner.name}"
+    )
+
+
+def assemble(publication: Publication, places: Places, folder: Path) -> ContenderManifest:
+    """The folder that is published: the contender's files, the model card, and a manifest over both.
+
+    Raises:
+        IntegrityError: a file is not what the contender's manifest says.
+    """
+    winner = publication.winner
+    manifest = read_manifest(winner.folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in manifest.files:
+        if name != CARD:
+            _link(winner.folder / name, folder / name)
+    endpoint = places.settings.endpoint(winner.occupies.removeprefix("endpoint:")) if winner.kind == "prompt" else None
+    request = example_request(winner.folder) if endpoint else None
+    card = card_text(manifest, winner, publication.verdict, publication.dataset, endpoint, request)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    return write_manifest(folder, manifest)
+
+
+def upload_contender(client: StoreClient, folder: Path, again: bool = False) -> tuple[str, int]:
+    """Copy a contender's folder up, its manifest last.
+
+    Args:
+        again: send files even where the store says that it has them.
+
+    Returns: the SHA-256 of the manifest, which names the folder there, and the bytes sent.
+    """
+    manifest = read_manifest(folder)
+    sha256 = file_sha256(folder / FILE)
+    files = {**manifest.files, FILE: sha256}  # in this order: the manifest makes the rest a contender
+    sent = 0
+    with progress(f"upload {manifest.name} (bytes)", sum((folder / name).stat().st_size for name in files)) as bar:
+        moved = Counter(bar.move)
+        for name, expected in files.items():
+            sent += client.upload(folder / name, client.key("contenders", sha256, name), expected, moved, again)
+    logger.info("%s is at %s; %d bytes sent", manifest.name, client.uri("contenders", sha256), sent)
+    return sha256, sent
+
+
+def _publish(publication: Publication, places: Places, building: Building, cap: "Cap | None") -> PublicationRecord:
+    client = open_store(places, publication.config.store)
+    client.check()
+    folder = building.inprogress / "contender"
+    manifest = assemble(publication, places, folder)
+    draft = _draft(publication, client, manifest, file_sha256(folder / FILE))
+    champion, sent, trip = expect_champion(places.settings, client, draft), 0, None
+    if champion is None:
+        with _distrust(building.inprogress / "distrusted") as again:
+            sha256, sent = upload_contender(client, folder, again)
+            trip = _round_trip(publication, places, client, sha256, building.inprogress / "roundtrip", cap)
+        champion = move_champion(places.settings, client, draft)
+        logger.info("champion %s is now version %d: %s", champion.name, champion.version, champion.uri)
+    trip = trip or RoundTrip(rows=publication.dataset.rows["test"])  # proved by the earlier try that moved the pointer
+    return PublicationRecord(
+        champion=champion.champion(),
+        files=len(manifest.files) + 1,
+        uploaded_bytes=sent,
+        rows_verified=trip.rows,
+        largest_logit_difference=trip.largest_logit_difference,
+        rows_asked_again=trip.rows_asked_again,
+        answers_repeated=trip.answers_repeated,
+    )
+
+
+def _round_trip(
+    publication: Publication, places: Places, client: StoreClient, sha256: str, empty: Path, cap: "Cap | None"
+) -> RoundTrip:
+    trip = round_trip(client, sha256, empty, publication.winner, publication.dataset, publication.predictions, places, cap)
+    shutil.rmtree(empty)
+    logger.info("round trip: %d test rows came out the same", trip.rows)
+    return trip
+
+
+@contextmanager
+def _distrust(mark: Path) -> Iterator[bool]:
+    """Whether an earlier try got back what it had not sent; then everything is sent again."""
+    try:
+        yield mark.exists()
+    except IntegrityError:
+        mark.touch()
+        raise
+
+
+def _draft(publication: Publication, client: StoreClient, manifest: ContenderManifest, sha256: str) -> ChampionVersion:
+    verdict, previous = publication.verdict, publication.previous
+    return ChampionVersion(
+        name=publication.config.name,
+        version=previous.version + 1 if previous else 1,
+        previous=previous.version if previous else None,
+        sha256=sha256,
+        uri=client.uri("contenders", sha256),
+        contender=manifest.name,
+        arm=manifest.arm,
+        kind=manifest.kind,
+        fingerprint=manifest.fingerprint,
+        run_id=verdict.run_id,
+        published=datetime.now(UTC),
+        publisher=f"{_user()}@{socket.gethostname()}",
+        decision=verdict.decision,
+        reason=verdict.reason,
+        dataset=verdict.dataset.fingerprint,
+        comparison=verdict.comparison,
+        contenders={line.name: line.fingerprint for line in verdict.contenders},
+        config=publication.config.model_dump(mode="json"),
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        return str(os.getuid())
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file at another place; a copy where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,328 @@
+"""A bucket on S3, or on a server that speaks its protocol: conditional writes, checked uploads, and errors that say what to do.
+
+Retries are botocore's alone. Credentials come from boto3's own chain unless the embedded server brings its own.
+"""
+
+import base64
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tasks.errors import BadConfig, IntegrityError, StoreError
+from tasks.settings import Places, Store
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+CONNECT_S = 5
+READ_S = 20
+"""One attempt waits this long for bytes; with ATTEMPTS and botocore's waits a dead store is given up in about two minutes."""
+MULTIPART_BYTES = 32 << 20
+"""Larger files go up in parts. Below it the store vouches for the whole file's SHA-256; above it only for the parts'."""
+CONFLICTS = 5
+"""How often a conditional write is sent again when the store answers 409 (another one was under way)."""
+
+_MISSING = {"NoSuchKey", "404", "NotFound"}
+_REFUSED = {"PreconditionFailed", "412"}
+_CONFLICT = {"ConditionalRequestConflict", "409"}
+_REGION = "the bucket lies in another region: set the store's region, or AWS_REGION"
+_EXPIRED = "the credentials have expired: sign in again (such as `aws sso login`) or renew the token"
+_KEY = "the store does not accept this access key or its secret: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
+_RIGHTS = "the credentials have no right to it: allow s3:GetObject, s3:PutObject and s3:ListBucket on this bucket and prefix"
+ADVICE = {
+    "NoSuchBucket": "there is no such bucket: create it, or set `create: true` for the store",
+    "AccessDenied": _RIGHTS,
+    "Forbidden": _RIGHTS,
+    "403": _RIGHTS,
+    "AllAccessDisabled": _RIGHTS,
+    "InvalidAccessKeyId": _KEY,
+    "SignatureDoesNotMatch": _KEY,
+    "ExpiredToken": _EXPIRED,
+    "ExpiredTokenException": _EXPIRED,
+    "TokenRefreshRequired": _EXPIRED,
+    "RequestExpired": _EXPIRED,
+    "InvalidToken": "the session token is not valid: check AWS_SESSION_TOKEN",
+    "RequestTimeTooSkewed": "this machine's clock is off from the store's by more than it allows: set the clock",
+    "PermanentRedirect": _REGION,
+    "301": _REGION,
+    "AuthorizationHeaderMalformed": _REGION,
+    "IllegalLocationConstraintException": _REGION,
+    "QuotaExceeded": "the store is full: free some space",
+    "507": "the store is full: free some space",
+}
+
+
+@dataclass(frozen=True)
+class StoreClient:
+    """An open store."""
+
+    name: str
+    """Its name in the settings."""
+    store: Store
+    client: Any
+    """The boto3 client."""
+
+    def key(self, *parts: str) -> str:
+        """The key of an object, the store's prefix before it."""
+        return "/".join([*filter(None, self.store.prefix.split("/")), *parts])
+
+    def uri(self, *parts: str) -> str:
+        """The same as an `s3://` address."""
+        return f"s3://{self.store.bucket}/{self.key(*parts)}"
+
+    def check(self) -> None:
+        """Prove that objects can be written, read, and written on condition, before anything is spent; make the bucket where the
+        store's settings say so.
+
+        Raises:
+            StoreError: no bucket, no right, expired, the clock is off, out of reach, or conditional writes are ignored.
+        """
+        try:
+            self._probe()
+        except _NoBucket:
+            if not self.store.create:
+                raise
+            self._create_bucket()
+            self._probe()
+
+    def read(self, key: str) -> tuple[bytes, str] | None:
+        """An object's bytes and ETag; None where there is no such object."""
+        with self._faults(f"read {key}"):
+            try:
+                answer = self.client.get_object(Bucket=self.store.bucket, Key=key)
+                return answer["Body"].read(), answer["ETag"]
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def write_once(self, key: str, body: bytes) -> bool:
+        """Write an object unless there is one. Returns whether this call wrote it."""
+        return self._write_if(key, body, IfNoneMatch="*")
+
+    def replace(self, key: str, body: bytes, etag: str) -> bool:
+        """Write over the object that has this ETag. Returns False where it has another by now, or is gone."""
+        return self._write_if(key, body, IfMatch=etag)
+
+    def upload(self, path: Path, key: str, sha256: str, moved: Callable[[int], None], again: bool = False) -> int:
+        """Copy a file up, unless the same bytes are there. Returns the number of bytes sent.
+
+        Args:
+            sha256: the file's SHA-256 (hex).
+            moved: told the size of every piece that went (less than 0 when a piece is sent again), from several threads.
+            again: send it even if the store says that it has it.
+        """
+        size = path.stat().st_size
+        if not again and self._has(key, size, sha256):
+            moved(size)
+            return 0
+        extra = {"ChecksumAlgorithm": "SHA256", "ContentType": _content_type(path), "Metadata": {"sha256": sha256}}
+        with self._faults(f"write {key}"):
+            self.client.upload_file(str(path), self.store.bucket, key, ExtraArgs=extra, Callback=moved, Config=_transfer())
+        if not self._has(key, size, sha256):
+            raise IntegrityError(f"{self.uri()}{key} is not what was sent (SHA-256 {sha256}): publish again")
+        return size
+
+    def download(self, key: str, path: Path, moved: Callable[[int], None]) -> None:
+        """Copy an object down. Its bytes are the caller's to check.
+
+        Raises:
+            IntegrityError: the object is missing, or its bytes are not those that the store itself vouches for.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._faults(f"read {key}"):
+            try:
+                self.client.download_file(self.store.bucket, key, str(path), Callback=moved, Config=_transfer())
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    raise IntegrityError(f"store {self.name!r} has no {key}: what was published there is not whole") from None
+                raise
+
+    def _has(self, key: str, size: int, sha256: str) -> bool:
+        """Whether the store has this file: by the SHA-256 that it computed itself, or for files in parts by the one it was told."""
+        with self._faults(f"look for {key}"):
+            try:
+                found = self.client.head_object(Bucket=self.store.bucket, Key=key, ChecksumMode="ENABLED")
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return False
+                raise
+        computed = found.get("ChecksumSHA256", "")
+        in_parts = not computed or "-" in computed
+        told = found["Metadata"].get("sha256", "") if in_parts else base64.b64decode(computed).hex()
+        return bool(found["ContentLength"] == size and told == sha256)
+
+    def _write_if(self, key: str, body: bytes, **condition: str) -> bool:
+        with self._faults(f"write {key}"):
+            for attempt in range(CONFLICTS):
+                try:
+                    self.client.put_object(
+                        Bucket=self.store.bucket, Key=key, Body=body, ContentType="application/json", **condition
+                    )
+                    return True
+                except self.client.exceptions.ClientError as error:
+                    # A pointer that is gone answers 404 to If-Match on AWS.
+                    if _code(error) in _REFUSED or ("IfMatch" in condition and _code(error) in _MISSING):
+                        return False
+                    if _code(error) not in _CONFLICT or attempt == CONFLICTS - 1:
+                        raise
+        raise AssertionError("unreachable")
+
+    def _probe(self) -> None:
+        key = self.key("probe.json")
+        body = b'{"what": "Bakeoff asks here whether this store honours conditional writes"}'
+        first = self.write_once(key, body)
+        if first and self.write_once(key, body):
+            self._refuse_unconditional("If-None-Match")
+        if self.replace(key, body, '"00000000000000000000000000000000"'):
+            self._refuse_unconditional("If-Match")
+        if self.read(key) is None:
+            raise StoreError(f"store {self.name!r} does not return what was just written to {key}")
+
+    def _refuse_unconditional(self, condition: str) -> None:
+        raise StoreError(
+            f"store {self.name!r} ({self._where()}) ignores conditional writes ({condition}), so two publishers could overwrite "
+            "each other's champion: use a store that honours them, such as AWS S3, seaweedfs or MinIO"
+        )
+
+    def _create_bucket(self) -> None:
+        region = self.client.meta.region_name
+        where = {} if region in (None, "us-east-1", "aws-global") else {"LocationConstraint": region}
+        logger.info("store %s: making bucket %s", self.name, self.store.bucket)
+        with self._faults("make the bucket"):
+            try:
+                extra: dict[str, Any] = {"CreateBucketConfiguration": where} if where else {}
+                self.client.create_bucket(Bucket=self.store.bucket, **extra)
+            except self.client.exceptions.ClientError as error:
+                if _code(error) not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):  # another run was quicker
+                    raise
+
+    def _where(self) -> str:
+        """The bucket and its host; never a user or password that an address may hold."""
+        return f"bucket {self.store.bucket} at {urlsplit(self.client.meta.endpoint_url).hostname}"
+
+    @contextmanager
+    def _faults(self, doing: str) -> Iterator[None]:
+        """Say in our own words what went wrong; the original error may quote signed requests, so it is not chained."""
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+
+        try:
+            yield
+        except FlexibleChecksumError:
+            raise IntegrityError(f"store {self.name!r}: bytes were corrupted on the way ({doing}): try again") from None
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            raise self._explained(error, doing) from None
+
+    def _explained(self, error: Exception, doing: str) -> StoreError:
+        response = getattr(error, "response", None) or getattr(error.__context__, "response", None)
+        code = str(response["Error"].get("Code", "")) if response else ""
+        if not code and error.__class__.__name__ == "S3UploadFailedError":
+            code = next((known for known in ADVICE if f"({known})" in str(error)), "")
+        advice = ADVICE.get(code) or _without_response(error, code)
+        kind = _NoBucket if code == "NoSuchBucket" else StoreError
+        shown = f" ({code})" if code else ""
+        return kind(f"store {self.name!r} ({self._where()}): cannot {doing}{shown}: {advice}")
+
+
+class _NoBucket(StoreError):
+    """The bucket is missing."""
+
+
+def open_store(places: Places, name: str) -> StoreClient:
+    """A client for the operator's store of this name; an embedded server starts now.
+
+    Raises:
+        BadConfig: no such store, no such profile, or a prefix that climbs.
+    """
+    store, extra = places.store(name)
+    return connect(name, store, extra)
+
+
+def connect(name: str, store: Store, extra: Mapping[str, str] | None = None) -> StoreClient:
+    """A client for a store that listens; nothing is sent yet.
+
+    Args:
+        extra: keyword arguments for `boto3.client`, such as the embedded server's credentials.
+    """
+    import boto3
+    from botocore.exceptions import BotoCoreError
+
+    if {".", ".."} & set(store.prefix.split("/")):
+        raise BadConfig(f"store {name!r}: prefix {store.prefix!r} must not hold `.` or `..`")
+    try:
+        session = boto3.Session(profile_name=store.profile or None, region_name=store.region or None)
+        client = _client(session, store, dict(extra or {}), path_style=False)
+        if not (urlsplit(client.meta.endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+            client = _client(session, store, dict(extra or {}), path_style=True)  # other hosts seldom have a name per bucket
+    except BotoCoreError as error:
+        raise BadConfig(f"store {name!r}: {error}") from None
+    return StoreClient(name, store, client)
+
+
+def check_store(places: Places, name: str) -> None:
+    """The check at the door. An embedded store is ours, so it is not started only to be checked.
+
+    Raises:
+        StoreError, BadConfig: what is wrong, and what to do.
+    """
+    if not places.settings.store(name).service:
+        open_store(places, name).check()
+
+
+class Counter:
+    """Adds up what threads report, and moves a bar by it."""
+
+    def __init__(self, move: Callable[[float], None]) -> None:
+        self._move = move
+        self._lock = threading.Lock()
+        self._total = 0
+
+    def __call__(self, amount: int) -> None:
+        with self._lock:
+            self._total += amount
+            self._move(self._total)
+
+
+def _client(session: Any, store: Store, extra: dict[str, str], path_style: bool) -> Any:
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_S,
+        read_timeout=READ_S,
+        s3={"addressing_style": "path"} if path_style else None,
+    )
+    return session.client("s3", endpoint_url=store.endpoint_url or None, config=config, **extra)
+
+
+def _transfer() -> Any:
+    from boto3.s3.transfer import TransferConfig
+
+    return TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=MULTIPART_BYTES, max_concurrency=4)
+
+
+def _content_type(path: Path) -> str:
+    types = {".json": "application/json", ".md": "text/markdown; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
+    return types.get(path.suffix, "application/octet-stream")
+
+
+def _code(error: Any) -> str:
+    return str(error.response["Error"].get("Code", ""))
+
+
+def _without_response(error: Exception, code: str) -> str:
+    """Advice for errors that are no answer of the store, or one that we do not know."""
+    name = type(error).__name__
+    if name in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"):
+        return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
+    if name in ("UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError"):
+        return _EXPIRED
+    if name in ("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "SSLError"):
+        return f"it cannot be reached ({name}): check the network and the store's endpoint_url"
+    return f"the store answered {code}" if code else name

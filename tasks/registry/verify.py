@@ -1,0 +1,243 @@
+"""The round trip: what S3 returns, loaded in a clean process, must answer as the contender did when it was judged.
+
+Run as a module it is that clean process for prompts: it renders messages from a downloaded folder and returns their hash.
+"""
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tasks.child import run_child, serve_child
+from tasks.data.examples import read_example_file, read_examples, split_path
+from tasks.errors import BudgetReached, IntegrityError
+from tasks.records import Answer, ContenderRecord, DatasetRecord, Model, PredictionsRecord
+from tasks.registry.champion import fetch_contender
+from tasks.registry.store import StoreClient
+from tasks.settings import Places
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tasks.prompting.budget import Cap
+
+logger = logging.getLogger(__name__)
+
+LOGIT_TOLERANCE = 0.05
+"""bfloat16 keeps 8 bits, so a logit near 4 moves in steps of 1/64; another order of additions (accelerators, other batches) may
+move it by a few steps. On one CPU the difference is 0 as a rule; wrong weights move logits by whole units."""
+ASKED_AGAIN = 5
+"""Rows of a prompt that are paid for a second time, at most."""
+
+
+class RoundTrip(Model):
+    """What came out the same."""
+
+    rows: int
+    largest_logit_difference: float | None = None
+    rows_asked_again: int = 0
+    answers_repeated: int = 0
+
+
+class Judged(NamedTuple):
+    """How the contender answered the test rows when it was judged."""
+
+    labels: list[str | None]
+    logits: "np.ndarray | None"
+    """[rows, labels]"""
+
+
+def round_trip(
+    client: StoreClient,
+    sha256: str,
+    empty: Path,
+    contender: ContenderRecord,
+    dataset: DatasetRecord,
+    predictions: PredictionsRecord,
+    places: Places,
+    cap: "Cap | None" = None,
+) -> RoundTrip:
+    """Download a published contender into `empty`, hash it again, load it in a clean process and compare.
+
+    Args:
+        contender: as it lies on this machine.
+        predictions: its answers when it was judged.
+        cap: for prompts: what asking a few rows again may cost; None asks none.
+
+    Raises:
+        IntegrityError: bytes, messages, labels or logits are not the same.
+    """
+    shutil.rmtree(empty, ignore_errors=True)
+    published = empty / "contender"
+    fetch_contender(client, sha256, published)
+    if contender.kind == "prompt":
+        return _same_messages(published, contender, dataset, predictions, places, cap)
+    return _same_answers(published, empty, dataset, predictions, places)
+
+
+def compare(labels: list[str | None], logits: "np.ndarray | None", judged: Judged) -> float | None:
+    """The largest difference between two sets of logits [rows, labels] of the same rows.
+
+    A label may differ only where the two best logits lie within the tolerance of each other: rounding decides such a row.
+
+    Raises:
+        IntegrityError: another number of rows, another label, or logits further apart than the tolerance.
+    """
+    import numpy as np
+
+    if len(labels) != len(judged.labels) or (logits is None) != (judged.logits is None):
+        raise IntegrityError(f"what S3 returned answers {len(labels)} rows; {len(judged.labels)} were judged")
+    differ = [row for row, (new, old) in enumerate(zip(labels, judged.labels, strict=True)) if new != old]
+    if logits is None or judged.logits is None:
+        _refuse(differ, judged.labels, labels)
+        return None
+    difference = float(np.abs(logits.astype(judged.logits.dtype) - judged.logits).max(initial=0.0))
+    if logits.shape != judged.logits.shape or not difference <= LOGIT_TOLERANCE:  # NaN is refused too
+        raise IntegrityError(
+            f"what S3 returned gives other logits than were judged: they differ by up to {difference:.4g}, allowed is "
+            f"{LOGIT_TOLERANCE}; it was not made champion"
+        )
+    best = np.sort(judged.logits, axis=1)[:, -2:]
+    _refuse([row for row in differ if best[row, -1] - best[row, 0] > LOGIT_TOLERANCE], judged.labels, labels)
+    return difference
+
+
+def _refuse(rows: list[int], judged: list[str | None], labels: list[str | None]) -> None:
+    if rows:
+        row = rows[0]
+        raise IntegrityError(
+            f"what S3 returned answers {len(rows)} test rows otherwise than when it was judged, first row {row + 1}: "
+            f"{labels[row]!r}, not {judged[row]!r}; it was not made champion"
+        )
+
+
+def _same_answers(
+    published: Path, empty: Path, dataset: DatasetRecord, predictions: PredictionsRecord, places: Places
+) -> RoundTrip:
+    """Predict the test rows in a clean process."""
+    out = empty / "answers"
+    out.mkdir()
+    request = {
+        "contender": str(published),
+        "splits": {"test": str(split_path(dataset, "test"))},
+        "out": str(out),
+        "roots": [str(root) for root in places.settings.roots],
+    }
+    run_child("tasks.contenders.predict", request)
+    labels, logits = _answers(out / "test.parquet")
+    judged = read_judged(predictions)
+    difference = compare(labels, logits if judged.logits is not None else None, judged)
+    return RoundTrip(rows=len(labels), largest_logit_difference=difference)
+
+
+def read_judged(predictions: PredictionsRecord) -> Judged:
+    """Labels and logits of the test rows in a predictions product."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(predictions.folder / "predictions.parquet", columns=["split", "label"])
+    test = [row for row, split in enumerate(table["split"].to_pylist()) if split == "test"]
+    labels = table["label"].to_pylist()
+    file = predictions.folder / "logits.safetensors"
+    if not file.exists():
+        return Judged([labels[row] for row in test], None)
+    from safetensors.numpy import load_file
+
+    return Judged([labels[row] for row in test], load_file(file)["logits"][test])
+
+
+def _answers(path: Path) -> "tuple[list[str | None], np.ndarray | None]":
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    logits = table["logits"].to_pylist() if "logits" in table.column_names else []
+    whole = bool(logits) and all(row is not None for row in logits)
+    return table["label"].to_pylist(), np.asarray(logits, dtype="float64") if whole else None
+
+
+def _same_messages(
+    published: Path,
+    contender: ContenderRecord,
+    dataset: DatasetRecord,
+    predictions: PredictionsRecord,
+    places: Places,
+    cap: "Cap | None",
+) -> RoundTrip:
+    """Render the test rows in a clean process and here; then ask a few again."""
+    test = str(split_path(dataset, "test"))
+    theirs = run_child("tasks.registry.verify", {"contender": str(published), "examples": test})
+    ours = messages_sha256({"contender": str(contender.folder), "examples": test})
+    if theirs != ours:
+        raise IntegrityError(
+            f"the prompt that S3 returned renders other messages than {contender.name} does here (SHA-256 {theirs['sha256'][:12]}, "
+            f"not {ours['sha256'][:12]}, over {ours['rows']} rows); it was not made champion"
+        )
+    asked, repeated = _ask_again(published, dataset, read_judged(predictions), places, cap)
+    return RoundTrip(rows=ours["rows"], rows_asked_again=asked, answers_repeated=repeated)
+
+
+def messages_sha256(request: Mapping[str, str]) -> dict[str, Any]:
+    """The hash of the requests that a prompt's folder makes of every row of a parquet of examples.
+
+    Args:
+        request: `contender` (folder) and `examples` (parquet file).
+
+    Returns: `sha256` and `rows`.
+    """
+    import hashlib
+
+    from tasks.prompting.ask import read_prompt
+    from tasks.prompting.messages import build_request
+    from tasks.workspace import canonical
+
+    spec = read_prompt(Path(request["contender"]))
+    examples = list(read_example_file(Path(request["examples"])))
+    total = hashlib.sha256()
+    for example in examples:
+        total.update(canonical(build_request(spec, example.inputs)).encode() + b"\n")
+    return {"sha256": total.hexdigest(), "rows": len(examples)}
+
+
+def example_request(contender: Path) -> dict[str, Any]:
+    """The body that a prompt's folder sends, with the inputs' names in place of their values."""
+    from tasks.prompting.ask import read_prompt
+    from tasks.prompting.messages import build_request
+
+    spec = read_prompt(contender)
+    return build_request(spec, {name: f"<{name}>" for name in spec.inputs})
+
+
+def _ask_again(published: Path, dataset: DatasetRecord, judged: Judged, places: Places, cap: "Cap | None") -> tuple[int, int]:
+    """Ask the endpoint about the first test rows that had an answer, without the journal. Returns rows asked, labels repeated.
+
+    A remote LLM need not repeat itself, so another label is counted and not refused; no usable answer at all is.
+    """
+    from tasks.prompting.ask import answer_all, read_prompt
+
+    answered = [row for row, label in enumerate(judged.labels) if label is not None][:ASKED_AGAIN]
+    if cap is None or not answered:
+        return 0, 0
+    examples = read_examples(dataset, "test")
+    spec = read_prompt(published)
+    try:
+        answers = answer_all(spec, [examples[row] for row in answered], places.endpoint(spec.endpoint), cap, journal=None)
+    except BudgetReached as error:
+        logger.warning("round trip: no row was asked again: %s", error)
+        return 0, 0
+    _refuse_silence(answers)
+    repeated = sum(answer.label == judged.labels[row] for row, answer in zip(answered, answers, strict=True))
+    return len(answers), repeated
+
+
+def _refuse_silence(answers: list[Answer]) -> None:
+    failures = [answer.failure for answer in answers if answer.failure]
+    if failures and len(failures) == len(answers):
+        raise IntegrityError(
+            f"none of {len(answers)} test rows got a usable answer with the prompt that S3 returned (first failure: "
+            f"{failures[0]}); it was not made champion: check the endpoint and run again"
+        )
+
+
+if __name__ == "__main__":
+    serve_child(messages_sha256)

@@ -1,0 +1,1 @@
+"""How a model learns: methods, objectives, batches, checkpoints, and the child process that trains."""

@@ -1,0 +1,131 @@
+"""Rows of like length go together: less padding, hence less work, in training and in evaluation."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+TOKENS_A_BATCH = {"cuda": 65_536, "mps": 16_384, "cpu": 4_096}
+"""How many tokens, padding included, an evaluation batch holds, by device."""
+LOOKED_AT_TOGETHER = 50
+"""Batches whose rows are sorted together: enough for little padding, few enough that the order stays random."""
+
+
+class LikeLengths:
+    """The order of train rows: random, rows of like length in one batch, and the longest row in the first, so that memory
+    runs out at once or not at all.
+
+    The order follows from seed and epoch alone, so that a resumed epoch sees the same batches.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the loader at the start of each epoch, counted from 0."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed} {self.epoch}")  # noqa: S311  an order, not a secret
+        rows = list(range(len(self.lengths)))
+        rng.shuffle(rows)
+        span = self.batch_size * LOOKED_AT_TOGETHER
+        for start in range(0, len(rows), span):
+            rows[start : start + span] = sorted(rows[start : start + span], key=self.lengths.__getitem__)
+        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        short = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []  # must stay last
+        rng.shuffle(batches)
+        if batches:
+            longest = max(range(len(batches)), key=lambda index: max(map(self.lengths.__getitem__, batches[index])))
+            batches[0], batches[longest] = batches[longest], batches[0]
+        return iter([row for batch in batches + short for row in batch])
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
+    """Token ids of several rows as `input_ids` and `attention_mask`, int64 tensors [rows, longest], padded on the right."""
+    import torch
+
+    longest = max(map(len, ids))
+    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(ids), longest), dtype=torch.long)
+    for index, row in enumerate(ids):
+        tokens[index, : len(row)] = torch.as_tensor(row)
+        mask[index, : len(row)] = 1
+    return {"input_ids": tokens, "attention_mask": mask}
+
+
+def collate(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Makes a train batch of rows with `input_ids` and `label`."""
+
+    def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        import torch
+
+        return pad([row["input_ids"] for row in rows], pad_id) | {"labels": torch.tensor([row["label"] for row in rows])}
+
+    return batch
+
+
+def by_tokens(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Row numbers in batches of like length, longest first, each at most `tokens` with its padding (but at least one row)."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        rows = max(1, tokens // max(1, lengths[order[start]]))
+        yield order[start : start + rows]
+        start += rows
+
+
+def logits_of(
+    model: Any,
+    fetch: Callable[[list[int]], Sequence[Sequence[int]]],
+    lengths: Sequence[int],
+    pad_id: int,
+    dtype: str = "float32",
+    told: Callable[[int], None] = lambda rows: None,
+) -> Any:
+    """What a classifier says of rows: a float32 tensor [rows, labels] on the CPU, in the rows' order.
+
+    Args:
+        fetch: token ids of the rows with these numbers.
+        lengths: tokens of each row.
+        dtype: of matrix products; `float32` gives the same for a row whatever batch it is in, up to rounding.
+        told: hears of the rows done after each batch.
+    """
+    import torch
+
+    model.eval()
+    found = torch.zeros(len(lengths), model.config.num_labels)
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+        for rows in by_tokens(lengths, TOKENS_A_BATCH[model.device.type]):
+            found[rows] = _forward(model, fetch(rows), pad_id)
+            told(len(rows))
+    return found
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; torch has a type for it on CUDA alone."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _forward(model: Any, ids: Sequence[Sequence[int]], pad_id: int) -> Any:
+    """Logits of one batch; where memory runs out, of its halves."""
+    import torch
+
+    try:
+        batch = {name: tensor.to(model.device) for name, tensor in pad(ids, pad_id).items()}
+        return model(**batch).logits.float().cpu()
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error) or len(ids) == 1:
+            raise
+    half = len(ids) // 2  # outside the `except`, which would hold on to the failed batch's tensors
+    return torch.cat([_forward(model, ids[:half], pad_id), _forward(model, ids[half:], pad_id)])

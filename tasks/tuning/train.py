@@ -1,0 +1,223 @@
+"""The child process that trains one contender: `tasks.child.run_child("tasks.tuning.train", Job(…))`.
+
+A process of its own, since training takes signals, threads and memory, and may be killed for the last.
+"""
+
+import gc
+import logging
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from tasks.bases import ResolvedBase
+from tasks.child import serve_child
+from tasks.config import Tuned
+from tasks.device import Device, pick_device
+from tasks.errors import TrainingError
+from tasks.progress import progress
+from tasks.records import Finding, TrainingFacts
+
+logger = logging.getLogger(__name__)
+
+
+class Job(BaseModel):
+    """What the child is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tuned: Tuned
+    labels: list[str]
+    tokens: Path
+    """The tokens product's folder."""
+    base: ResolvedBase
+    samples: list[str] = []
+    folder: Path
+    """Where the contender is written."""
+    checkpoints: Path
+    """Where checkpoints grow, and are found again after a kill."""
+    save_every_s: float = 60.0
+    """A checkpoint at least this often within an epoch."""
+
+
+class Outcome(BaseModel):
+    """What the child answers."""
+
+    training: TrainingFacts
+    samples: list[dict[str, str]] = []
+    vocabulary: int
+    """Tokens that the tokenizer knows, a mended pad token included."""
+
+
+def train(request: dict[str, Any]) -> dict[str, Any]:
+    """Train on a `Job`, and return an `Outcome`, both as JSON values.
+
+    Raises:
+        BadConfig: the base or the LoRA targets cannot be used.
+        TrainingError: the loss is no number any more, or not even one row fits the memory.
+    """
+    job = Job.model_validate(request)
+    _quiet_libraries()
+    device = pick_device()
+    started = time.perf_counter()
+    trainer, before, findings = _within_memory(job, device)
+    trainer.use_best()
+    tokenizer = _tokenizer(job)
+    from tasks.tuning.methods import store
+
+    store(trainer.model, job.tuned, job.base, job.folder)
+    tokenizer.chat_template = None  # nothing here chats
+    tokenizer.save_pretrained(job.folder / "tokenizer")
+    after = _labels_of(job, trainer.model, tokenizer)
+    samples = [{"text": text, "before": was, "after": now} for text, was, now in zip(job.samples, before, after, strict=True)]
+    facts = _facts(job, device, trainer, findings, time.perf_counter() - started)
+    return Outcome(training=facts, samples=samples, vocabulary=len(tokenizer)).model_dump(mode="json")
+
+
+def _within_memory(job: Job, device: Device) -> tuple[Any, list[str], list[Finding]]:
+    """Train; where memory runs out, again with fewer rows at once and as many more parts to a step."""
+    from tasks.tuning.batches import out_of_memory
+
+    batch = micro = job.tuned.batch_size
+    findings: list[Finding] = []
+    while True:
+        try:
+            return *_attempt(job, device, micro), findings
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        _free_memory()  # outside the `except`, which would hold on to the failed step's tensors
+        if micro == 1:
+            raise TrainingError(
+                f"training {job.tuned.name!r}: not even one row at once fits the memory of {device.name}; "
+                f"lower max_tokens ({job.tuned.max_tokens}), or choose a smaller base than {job.base.id}"
+            )
+        fewer = max(rows for rows in range(1, micro // 2 + 1) if batch % rows == 0)
+        message = f"memory ran out with {micro} rows at once: now {fewer} at once, {batch // fewer} parts to a step of {batch} rows"
+        logger.warning("train %s: %s", job.tuned.name, message)
+        findings.append(Finding(kind="out_of_memory", count=micro, message=message))
+        micro = fewer
+
+
+def _attempt(job: Job, device: Device, micro_batch: int) -> tuple[Any, list[str]]:
+    """Train with so many rows at once: the trainer when it is done, and the samples' labels before training."""
+    from datasets import Dataset
+    from transformers import set_seed
+
+    from tasks.tuning.methods import choose_weights, load_base
+    from tasks.tuning.trainer import LabelTrainer, Watch, arguments
+
+    tuned = job.tuned
+    tokenizer = _tokenizer(job)
+    set_seed(tuned.seed)
+    model = load_base(job.base.path, job.labels, len(tokenizer), tokenizer.pad_token_id, tuned.attention_dropout)
+    model = choose_weights(model, tuned, job.base).to(device.name)
+    before = _labels_of(job, model, tokenizer)
+    train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
+    given = arguments(tuned, device, micro_batch, len(train), job.checkpoints)
+    trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
+    steps = -(-len(train) // tuned.batch_size) * tuned.epochs
+    with progress(f"train {tuned.name}", steps) as bar:
+        trainer.add_callback(Watch(trainer, bar, job.save_every_s))
+        trainer.resume()
+    return trainer, before
+
+
+def _tokenizer(job: Job) -> Any:
+    from tasks.data.tokenize import load_tokenizer
+
+    return load_tokenizer(job.base.path)
+
+
+def _labels_of(job: Job, model: Any, tokenizer: Any) -> list[str]:
+    """What the model says of the samples."""
+    from tasks.data.tokenize import encode_texts
+    from tasks.tuning.batches import logits_of
+
+    if not job.samples:
+        return []
+    ids = encode_texts(tokenizer, job.samples, job.tuned.max_tokens, job.tuned.truncation_side)
+    logits = logits_of(model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], tokenizer.pad_token_id)
+    return [job.labels[index] for index in logits.argmax(-1).tolist()]
+
+
+def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
+    parameters = dict(trainer.model.named_parameters()).values()
+    epochs = epoch_facts(trainer.state.log_history)
+    rows = len(trainer.train_dataset) * len(epochs)
+    best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["epoch"]))
+    return TrainingFacts(
+        base=job.base.id,
+        revision=job.base.revision,
+        method=job.tuned.method,
+        device=device.name,
+        dtype=device.dtype,
+        parameters=sum(weight.numel() for weight in parameters),
+        parameters_trained=sum(weight.numel() for weight in parameters if weight.requires_grad),
+        epochs=epochs,
+        best_epoch=int(best["epoch"]),
+        seconds=round(seconds + trainer.seconds_before, 3),
+        rows_per_second=round(rows / max(sum(epoch["seconds"] for epoch in epochs), 1e-9), 2),
+        peak_memory_bytes=_peak_memory(device),
+        batch_size=trainer.args.per_device_train_batch_size,
+        findings=findings,
+    )
+
+
+def epoch_facts(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """The learning curve in a Trainer's log: `epoch` (from 1), `loss` (mean over its steps), `dev_accuracy`, `seconds`."""
+    epochs: list[dict[str, float]] = []
+    total, last_step, last_s, first_step = 0.0, 0.0, 0.0, 0.0
+    for entry in history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last_step)
+            last_step = entry["step"]
+        if "eval_accuracy" in entry:
+            steps = max(last_step - first_step, 1)
+            epochs.append(
+                {
+                    "epoch": round(entry["epoch"]),
+                    "loss": round(total / steps, 5),
+                    "dev_accuracy": round(entry["eval_accuracy"], 6),
+                    "seconds": round(entry["trained_s"] - last_s, 3),
+                }
+            )
+            total, first_step, last_s = 0.0, last_step, entry["trained_s"]
+    return epochs
+
+
+def _peak_memory(device: Device) -> int:
+    """Bytes: the GPU's where there is one, else the process's."""
+    import torch
+
+    if device.name == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _free_memory() -> None:
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _quiet_libraries() -> None:
+    """No bars, reports or network of the libraries' own: progress is told by ours, and the base is on this machine already."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+
+
+if __name__ == "__main__":
+    serve_child(train)

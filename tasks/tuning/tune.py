@@ -1,0 +1,94 @@
+"""The Train stage: a base model, a data set's tokens and a recipe in; a contender out."""
+
+import json
+
+from tasks.bases import ResolvedBase
+from tasks.child import run_child
+from tasks.config import Tuned
+from tasks.manifest import ContenderManifest, write_manifest
+from tasks.records import Arm, ContenderRecord, DatasetRecord, TokensRecord, TrainingFacts
+from tasks.workspace import Building, Stage, Workspace
+
+TRAIN = Stage(
+    "train",
+    1,
+    (
+        "tasks.tuning.tune",
+        "tasks.tuning.train",
+        "tasks.tuning.trainer",
+        "tasks.tuning.methods",
+        "tasks.tuning.objectives",
+        "tasks.tuning.batches",
+    ),
+)
+CURVES = "curves.json"
+
+
+def tune(
+    tuned: Tuned,
+    dataset: DatasetRecord,
+    tokens: TokensRecord,
+    base: ResolvedBase,
+    workspace: Workspace,
+    samples: list[str] | None = None,
+) -> ContenderRecord:
+    """Train a contender in a child process, or find the one that was trained from the same.
+
+    A killed training goes on from its newest whole checkpoint when it is run again.
+
+    Args:
+        tokens: of this data set, for this base.
+        samples: texts whose predictions before and after training are put in the record.
+
+    Raises:
+        BadConfig: the base or the LoRA targets cannot be used.
+        TrainingError: the loss is no number any more, or not even one row fits the memory.
+        ChildDied: the process was killed.
+    """
+
+    def build(building: Building) -> ContenderRecord:
+        request = {
+            "tuned": tuned.model_dump(mode="json"),
+            "labels": dataset.labels,
+            "tokens": str(tokens.folder),
+            "base": {"id": base.id, "revision": base.revision, "path": str(base.path), "config_sha256": base.config_sha256},
+            "samples": samples or [],
+            "folder": str(building.folder),
+            "checkpoints": str(building.inprogress / "checkpoints"),
+        }
+        outcome = run_child("tasks.tuning.train", request)
+        facts = TrainingFacts.model_validate(outcome["training"])
+        (building.folder / CURVES).write_text(json.dumps(facts.epochs, indent=2), encoding="utf-8")
+        manifest = ContenderManifest(
+            name=tuned.name,
+            arm=Arm.TUNED,
+            kind="tuned",
+            labels=dataset.labels,
+            inputs=dataset.inputs,
+            fingerprint=building.fingerprint,
+            dataset=dataset.fingerprint,
+            occupies="device",
+            spec=_spec(tuned, base, outcome["vocabulary"]),
+        )
+        write_manifest(building.folder, manifest)
+        return ContenderRecord(
+            name=tuned.name, arm=Arm.TUNED, kind="tuned", occupies="device", training=facts, samples=outcome["samples"]
+        )
+
+    inputs = [dataset.fingerprint, tokens.fingerprint, base.id, base.revision, base.config_sha256]
+    config = {"tuned": tuned, "samples": samples or []}
+    return workspace.produce(TRAIN, inputs, config, ContenderRecord, build, f"train {tuned.name}")
+
+
+def _spec(tuned: Tuned, base: ResolvedBase, vocabulary: int) -> dict[str, str | int]:
+    """What `tasks/contenders/tuned.py` reads."""
+    return {
+        "method": tuned.method.value,
+        "base": base.id,
+        "revision": base.revision,
+        "config_sha256": base.config_sha256,
+        "source": tuned.base,
+        "vocabulary": vocabulary,
+        "max_tokens": tuned.max_tokens,
+        "truncation_side": tuned.truncation_side.value,
+    }

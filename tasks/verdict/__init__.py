@@ -1,0 +1,1 @@
+"""The gate: statistics, the decision, and its report."""

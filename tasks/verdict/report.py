@@ -1,0 +1,271 @@
+"""The verdict for people: in the terminal, and as Markdown for its page in Prefect. Both tell the same story in the same order.
+
+Names of contenders, and whatever came from a store, are data: shown as plain text, they cannot bring markup or control codes.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from tasks.records import (
+    Champion,
+    Comparison,
+    ContenderVerdict,
+    DatasetRecord,
+    DatasetSummary,
+    Decision,
+    Judgement,
+    Latency,
+    Verdict,
+)
+from tasks.verdict.statistics import holm
+from tasks.verdict.wording import gap, p_value, percent
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+HEADLINES = {
+    Decision.PUBLISH: "PUBLISHED",
+    Decision.KEEP_CHAMPION: "CHAMPION KEPT",
+    Decision.NOT_ENOUGH_EVIDENCE: "NOT ENOUGH EVIDENCE",
+}
+COLOURS = {Decision.PUBLISH: "green", Decision.KEEP_CHAMPION: "cyan", Decision.NOT_ENOUGH_EVIDENCE: "yellow"}
+WINNER, FINALIST = "★", "•"
+LEGEND = f"{WINNER} winner   {FINALIST} finalist of its arm, chosen on dev"
+LONG_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+"""Shortened in the terminal alone, where it would break lines; `bakeoff champion show`, the Markdown and the JSON have it whole."""
+CLOSER = ("bakeoff champion show",)
+
+
+def verdict_of(
+    judgement: Judgement,
+    *,
+    run_id: str,
+    name: str,
+    dataset: DatasetRecord,
+    champion: Champion | None,
+    spent_usd: float,
+    reused: Sequence[str],
+    created: datetime,
+) -> Verdict:
+    """The verdict of a run: what the gate found, and what is true of this run alone.
+
+    Args:
+        champion: what the store points to after this run.
+        spent_usd: paid to endpoints by this run.
+        reused: the stages that found their product.
+    """
+    return Verdict(
+        run_id=run_id,
+        name=name,
+        decision=judgement.decision,
+        reason=judgement.reason,
+        winner=judgement.winner,
+        contenders=judgement.contenders,
+        comparison=judgement.comparison,
+        comparisons=judgement.comparisons,
+        champion=champion,
+        spent_usd=spent_usd,
+        reused=list(reused),
+        dataset=DatasetSummary(fingerprint=dataset.fingerprint, **dataset.rows),
+        created=created,
+    )
+
+
+def render_verdict(verdict: Verdict, closer: Sequence[str] = CLOSER) -> "RenderableType":
+    """The verdict for a terminal of 80 columns or more, to be read in ten seconds.
+
+    Args:
+        closer: commands that show more.
+    """
+    from rich.console import Group
+    from rich.text import Text
+
+    colour = COLOURS[verdict.decision]
+    head = Text.assemble((HEADLINES[verdict.decision], f"bold {colour}"), "  ", (_plain(_headline(verdict)), "bold"))
+    reason = Text(_plain(verdict.reason))
+    return Group(Text(), head, reason, Text(), _table(verdict), Text(LEGEND, style="dim"), Text(), _facts(verdict, closer))
+
+
+def markdown_verdict(verdict: Verdict, closer: Sequence[str] = CLOSER) -> str:
+    """The verdict as Markdown."""
+    rows = [[_escape(cell) for cell in _cells(line, verdict)] for line in verdict.contenders]
+    parts = [
+        f"# {HEADLINES[verdict.decision]}: {_escape(_headline(verdict))}",
+        _escape(verdict.reason),
+        _markdown_table(["", *COLUMNS], rows),
+        f"{LEGEND}. Intervals are Wilson's; rows without a usable answer count as wrong.",
+    ]
+    if verdict.comparisons:
+        parts += ["## On the same test rows", _markdown_table(COMPARED, _compared(verdict.comparisons))]
+    failures = [_failures(line) for line in verdict.contenders if line.failures]
+    if failures:
+        parts += ["## Rows without a usable answer", "\n".join(f"- {_escape(text)}" for text in failures)]
+    parts += [
+        "## The rest",
+        "\n".join(f"- **{title}** {_escape(text)}" for title, text in [*_decided(verdict), *_where(verdict, closer)]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_rows(verdict: Verdict) -> list[dict[str, Any]]:
+    """The contenders' table as rows for an artifact, numbers as numbers."""
+    return [
+        {
+            "contender": _plain(line.name),
+            "arm": line.arm.value,
+            "winner": line.name == verdict.winner,
+            "finalist": line.finalist,
+            "dev accuracy": line.dev.accuracy,
+            "test accuracy": line.test.accuracy,
+            "interval": f"{percent(line.test.interval[0])} to {percent(line.test.interval[1])}",
+            "macro-F1": line.test.macro_f1,
+            "failed": line.test.failed,
+            "usd per 1000": line.cost_usd_per_1000,
+            "p50 ms": line.latency_ms.p50,
+            "p95 ms": line.latency_ms.p95,
+        }
+        for line in verdict.contenders
+    ]
+
+
+COLUMNS = ("contender", "arm", "dev %", "test % [interval]", "F1 %", "$/1,000", "p50/p95 ms")
+COMPARED = ("compared", "points", "only the first right", "only the other right", "p", "p, Holm")
+
+
+def _headline(verdict: Verdict) -> str:
+    if verdict.winner:
+        line = next((line for line in verdict.contenders if line.name == verdict.winner), None)
+        figure = f" with {percent(line.test.accuracy)}" if line and verdict.decision is Decision.PUBLISH else ""
+        return f"{verdict.winner}{figure}"
+    stays = f"; the champion {verdict.champion.contender} stays" if verdict.champion else ""
+    return f"no new champion{stays}"
+
+
+def _cells(line: ContenderVerdict, verdict: Verdict) -> list[str]:
+    """One line of the table as text: the mark, then `COLUMNS`."""
+    low, high = line.test.interval
+    return [
+        _mark(line, verdict),
+        _plain(line.name),
+        line.arm.value,
+        f"{100 * line.dev.accuracy:.1f}",
+        f"{100 * line.test.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
+        _or_dash(line.test.macro_f1, lambda value: f"{100 * value:.1f}"),
+        _or_dash(line.cost_usd_per_1000, _dollars),
+        _latency(line.latency_ms),
+    ]
+
+
+def _mark(line: ContenderVerdict, verdict: Verdict) -> str:
+    if line.name == verdict.winner:
+        return WINNER
+    return FINALIST if line.finalist else ""
+
+
+def _table(verdict: Verdict) -> "RenderableType":
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
+    table.add_column("", width=1)
+    for place, column in enumerate(COLUMNS):
+        is_name = place == 0  # names give way on a narrow terminal, figures never
+        table.add_column(column, justify="left" if place < 2 else "right", no_wrap=not is_name, overflow="fold")
+    for line in verdict.contenders:
+        style = "bold" if line.name == verdict.winner else ""
+        table.add_row(*(Text(cell) for cell in _cells(line, verdict)), style=style)
+    return table
+
+
+def _facts(verdict: Verdict, closer: Sequence[str]) -> "RenderableType":
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    facts = [*_decided(verdict), *(("failed", _failures(line)) for line in verdict.contenders if line.failures)]
+    for title, text in [*facts, *_where(verdict, closer)]:
+        grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(r"\1…", _plain(text))))
+    return grid
+
+
+def _decided(verdict: Verdict) -> list[tuple[str, str]]:
+    """The deciding test, with how often the two differed."""
+    found = verdict.comparison
+    if not found:
+        return []
+    differed = f"only {found.contender} was right on {found.only_contender}, only {found.against} on {found.only_against}"
+    return [("decided by", f"{found.test} on {found.n} rows: {differed}")]
+
+
+def _where(verdict: Verdict, closer: Sequence[str]) -> list[tuple[str, str]]:
+    """Where the champion lies, what went into the run, and how to look closer."""
+    champion, rows, reused = verdict.champion, verdict.dataset, len(verdict.reused)
+    facts = [
+        ("champion", f"{champion.contender}, version {champion.version}, {champion.uri}" if champion else "none yet"),
+        ("rows", f"{rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test; data set {rows.fingerprint[:12]}"),
+        ("spent", f"${verdict.spent_usd:.4f}" + (f"; {reused} product{'s' if reused > 1 else ''} reused" if reused else "")),
+    ]
+    return facts + ([("look closer", "; ".join(closer))] if closer else [])
+
+
+def _failures(line: ContenderVerdict) -> str:
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(line.failures.items(), key=lambda item: -item[1]))
+    return f"{line.name}: {line.test.failed} of {line.test.n} test rows (dev and test together: {kinds})"
+
+
+def _compared(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    adjusted = holm([comparison.p_value for comparison in comparisons])
+    return [
+        [
+            _escape(f"{found.contender} against {found.against}"),
+            _escape(f"{100 * found.difference:+.1f} [{100 * found.interval[0]:.1f}, {100 * found.interval[1]:.1f}]"),
+            str(found.only_contender),
+            str(found.only_against),
+            _escape(p_value(found.p_value)),
+            _escape(p_value(holms)),
+        ]
+        for found, holms in zip(comparisons, adjusted, strict=True)
+    ]
+
+
+def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [list(head), ["---"] * len(head), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
+    return "-" if value is None else show(value)
+
+
+def _dollars(value: float) -> str:
+    """Two digits that count, since costs span many sizes; never in powers of ten."""
+    if value == 0 or value >= 1:
+        return f"{value:.2f}"
+    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
+
+
+def _latency(latency: Latency) -> str:
+    if latency.p50 is None or latency.p95 is None:
+        return "-"
+    return f"{_milliseconds(latency.p50)}/{_milliseconds(latency.p95)}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.5 else f"{value:.1f}"
+
+
+def _plain(text: str) -> str:
+    """Data as one line of text: what is no printable character (line ends, escape codes) becomes a space."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _escape(text: str) -> str:
+    """Data inside Markdown: every mark that could mean something is taken literally, and so is HTML."""
+    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+    text = "".join(entities.get(character, character) for character in _plain(text))
+    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", text)

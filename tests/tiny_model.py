@@ -1,0 +1,110 @@
+"""A tiny real base model, data set and tokens, made on the spot: a random DistilBERT or BERT, and sentences whose words tell."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from tasks.bases import ResolvedBase
+from tasks.data.examples import write_examples
+from tasks.records import DatasetRecord, Example, TokensRecord
+from tasks.workspace import digest, file_sha256
+
+GOOD, BAD = ("superb", "moving", "bright", "clever"), ("dull", "clumsy", "tedious", "flat")
+FILLER = ("the", "film", "story", "cast", "plot", "scene", "ending", "music", "is", "and", "with", "a")
+LABELS = ["negative", "positive"]
+SIZES = {"train": 96, "dev": 32, "test": 40}
+
+
+def examples(split: str, rows: int) -> list[Example]:
+    """Sentences with two telling words, of 4 to 12 words, labels in turn."""
+    rng = random.Random(split)
+    made = []
+    for row in range(1, rows + 1):
+        label = LABELS[row % 2]
+        words = rng.sample(GOOD if label == "positive" else BAD, 2) + rng.choices(FILLER, k=rng.randint(2, 10))
+        rng.shuffle(words)
+        text = " ".join(words)
+        made.append(Example(example=digest([split, row, text]), row=row, inputs={"text": text}, label=label))
+    return made
+
+
+def make_dataset(folder: Path) -> DatasetRecord:
+    """The three splits, as the Load stage would leave them."""
+    folder.mkdir(parents=True)
+    splits = {split: examples(split, rows) for split, rows in SIZES.items()}
+    for split, rows in splits.items():
+        write_examples(folder / f"{split}.parquet", rows)
+    counts = {split: {label: sum(row.label == label for row in rows) for label in LABELS} for split, rows in splits.items()}
+    return DatasetRecord(
+        fingerprint=digest(["tiny", SIZES]),
+        folder=folder,
+        source="tiny",
+        revision="1",
+        inputs=["text"],
+        labels=LABELS,
+        rows=SIZES,
+        label_rows=counts,
+    )
+
+
+def make_base(folder: Path, kind: str = "distilbert", seed: int = 0, **sizes: Any) -> ResolvedBase:
+    """A random model (dim 32, 2 layers) with a word-level tokenizer trained on the spot."""
+    import torch
+    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+
+    tokenizer = make_tokenizer(folder)
+    torch.manual_seed(seed)
+    common = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
+    if kind == "bert":
+        given = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64} | sizes
+        model = BertModel(BertConfig(**common, **given))
+    else:
+        given = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64} | sizes
+        model = DistilBertModel(DistilBertConfig(**common, **given))
+    model.save_pretrained(folder)
+    return ResolvedBase(f"folder-{seed}", digest(sizes | {"seed": seed}), folder, file_sha256(folder / "config.json"))
+
+
+def make_tokenizer(folder: Path) -> Any:
+    """A BERT-like tokenizer over the tiny data set's words, saved into `folder`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = {word: index for index, word in enumerate([*special, *GOOD, *BAD, *FILLER])}
+    core = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=512, **names)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def make_tokens(folder: Path, base: ResolvedBase, dataset: DatasetRecord) -> TokensRecord:
+    """Token ids as the Tokenize stage would leave them."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    from tasks.data.examples import input_text, read_examples
+
+    tokenizer = AutoTokenizer.from_pretrained(base.path)
+    counts = {}
+    for split in SIZES:
+        rows = read_examples(dataset, split)
+        ids = [tokenizer(input_text(row.inputs))["input_ids"] for row in rows]
+        labels = [LABELS.index(str(row.label)) for row in rows]
+        columns = {"input_ids": ids, "label": labels, "length": [*map(len, ids)]}
+        Dataset.from_dict(columns).save_to_disk(str(folder / split))
+        counts[split] = sum(map(len, ids))
+    none = dict.fromkeys(SIZES, 0)
+    return TokensRecord(
+        fingerprint=digest(["tokens", base.revision]),
+        folder=folder,
+        base=base.id,
+        revision=base.revision,
+        rows=SIZES,
+        tokens=counts,
+        rows_cut=none,
+        tokens_cut=none,
+    )

@@ -1,0 +1,153 @@
+import json
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tasks.bases import ResolvedBase
+from tasks.child import run_child
+from tasks.config import Tuned
+from tasks.errors import BadConfig, ChildDied, TrainingError
+from tasks.manifest import read_manifest
+from tasks.records import Arm, DatasetRecord, TokensRecord
+from tasks.tuning.tune import tune
+from tasks.workspace import Workspace, file_sha256
+from tests.tiny_model import LABELS, make_base, make_tokens
+
+RECIPE = Tuned(name="tiny", learning_rate=0.02, epochs=6, batch_size=8, dropout=0.1)
+
+
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that figures do not depend on the processor."""
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+
+
+def job(tuned: Tuned, tokens: TokensRecord, base: ResolvedBase, home: Path, **more: Any) -> dict[str, Any]:
+    """What `tune` asks of the child."""
+    (home / "made").mkdir(parents=True, exist_ok=True)
+    place = {"id": base.id, "revision": base.revision, "path": str(base.path), "config_sha256": base.config_sha256}
+    asked = {"tuned": tuned.model_dump(mode="json"), "labels": LABELS, "tokens": str(tokens.folder), "base": place}
+    return asked | {"folder": str(home / "made"), "checkpoints": str(home / "checkpoints")} | more
+
+
+def adapter(home: Path) -> str:
+    return file_sha256(home / "made/adapter/adapter_model.safetensors")
+
+
+def test_a_trained_contender_has_learned_and_says_what_it_took(
+    dataset: DatasetRecord, tokens: TokensRecord, base: ResolvedBase, home: Path
+) -> None:
+    workspace = Workspace(home)
+    made = tune(RECIPE, dataset, tokens, base, workspace, ["a superb and moving film", "a dull and tedious plot"])
+    facts = made.training
+    assert facts
+    assert (made.arm, made.kind, made.occupies) == (Arm.TUNED, "tuned", "device")
+    assert [epoch["epoch"] for epoch in facts.epochs] == [1, 2, 3, 4, 5, 6]
+    best = max(epoch["dev_accuracy"] for epoch in facts.epochs)
+    assert best > 0.9
+    assert facts.best_epoch == next(epoch["epoch"] for epoch in facts.epochs if epoch["dev_accuracy"] == best)  # ties: the earlier
+    assert facts.epochs[-1]["loss"] < facts.epochs[0]["loss"]
+    assert 0 < facts.parameters_trained < facts.parameters
+    assert min(facts.seconds, facts.rows_per_second, facts.peak_memory_bytes) > 0
+    assert [sample["after"] for sample in made.samples] == ["positive", "negative"]
+    manifest = read_manifest(made.folder)
+    assert manifest.labels == LABELS
+    assert manifest.spec["revision"] == base.revision
+    assert json.loads((made.folder / "curves.json").read_text()) == facts.epochs
+    assert not list((home / "inprogress").rglob("checkpoint-*"))
+    again = tune(RECIPE, dataset, tokens, base, workspace, ["a superb and moving film", "a dull and tedious plot"])
+    assert again.reused
+    assert again.training == facts
+
+
+def test_a_killed_training_goes_on_and_ends_in_the_same_weights(tokens: TokensRecord, base: ResolvedBase, home: Path) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 12})
+    asked = job(recipe, tokens, base, home / "broken", save_every_s=0)
+    ended: list[BaseException] = []
+
+    def first_run() -> None:
+        try:
+            run_child("tasks.tuning.train", asked)
+        except ChildDied as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=first_run)
+    thread.start()
+    _kill_child_once(lambda: _steps(home / "broken") >= 29)  # within the third epoch of 12 steps each
+    thread.join()
+    assert "SIGKILL" in str(ended[0])
+    assert 29 <= _steps(home / "broken") < 144
+    resumed = run_child("tasks.tuning.train", asked | {"save_every_s": 60})
+    whole = run_child("tasks.tuning.train", job(recipe, tokens, base, home / "whole"))
+    curves = [[(epoch["loss"], epoch["dev_accuracy"]) for epoch in run["training"]["epochs"]] for run in (resumed, whole)]
+    assert curves[0] == curves[1]
+    assert adapter(home / "broken") == adapter(home / "whole")
+
+
+def test_targets_that_do_not_exist_are_refused_before_training(
+    dataset: DatasetRecord, tokens: TokensRecord, base: ResolvedBase, home: Path
+) -> None:
+    with pytest.raises(BadConfig, match=r"no modules named query; its linear layers are k_lin, lin1"):
+        tune(RECIPE.model_copy(update={"targets": ["query"]}), dataset, tokens, base, Workspace(home))
+
+
+def test_a_loss_that_is_no_number_stops_training_and_keeps_the_good_checkpoint(
+    tokens: TokensRecord, base: ResolvedBase, home: Path
+) -> None:
+    good = RECIPE.model_copy(update={"epochs": 1})
+    run_child("tasks.tuning.train", job(good, tokens, base, home))
+    wild = RECIPE.model_copy(update={"epochs": 3, "alpha": 1e38, "learning_rate": 1.0})
+    with pytest.raises(TrainingError, match=r"stopped at step 1[3-9]: (loss|grad_norm) is (nan|inf); the checkpoint of step 12 is kept"):
+        run_child("tasks.tuning.train", job(wild, tokens, base, home))
+    assert (home / "checkpoints/checkpoint-12/weights.safetensors").exists()
+
+
+OUT_OF_MEMORY = """
+import json, resource, sys
+from tasks.tuning.train import train
+asked = json.loads(sys.argv[1])
+warm_up = asked | {"tuned": asked["tuned"] | {"batch_size": 4, "epochs": 1}, "checkpoints": asked["checkpoints"] + "-warm-up"}
+train(warm_up)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]), resource.RLIM_INFINITY))
+print(json.dumps(train(asked)["training"]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
+def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
+    dataset: DatasetRecord, tmp_path: Path, home: Path
+) -> None:
+    base = make_base(tmp_path / "wide", hidden_dim=65_536)
+    tokens = make_tokens(tmp_path / "tokens", base, dataset)
+    recipe = Tuned(name="wide", method="head", epochs=1, batch_size=64)  # type: ignore[arg-type]
+    asked = job(recipe, tokens, base, home)
+    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(200 * 2**20)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["batch_size"] < 64
+    assert facts["findings"][0]["kind"] == "out_of_memory"
+    assert f"now {facts['batch_size']} at once" in facts["findings"][-1]["message"]
+
+
+def _steps(home: Path) -> int:
+    found = (home / "checkpoints").glob("checkpoint-*")
+    return max((int(folder.name.split("-")[1]) for folder in found), default=0)
+
+
+def _kill_child_once(ready: Any) -> None:
+    """SIGKILL the training child of this process as soon as `ready()`."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for child in psutil.Process().children():
+        if "tasks.tuning.train" in child.cmdline():
+            child.kill()
