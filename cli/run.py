@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from services.bench import check_names
 from tasks.config import load_config
 from tasks.progress import Bar, listening
 from tasks.settings import load_settings
@@ -22,7 +23,7 @@ def run_bakeoff(config: Path, overrides: Sequence[str], as_json: bool) -> "Verdi
     """Check what can be checked at once, then run the flow with the config's folder and the working folder as roots."""
     parsed = load_config(config, overrides)
     allow_roots(config)
-    load_settings().store(parsed.store)
+    check_names(parsed, load_settings())
     with terminal_progress():
         from flows.bakeoff import bakeoff
 
@@ -56,7 +57,8 @@ def terminal_progress() -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}")]
+    texts = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+    columns = [texts[0], BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), texts[1]]
     logging.getLogger("tasks.progress").setLevel(logging.WARNING)
     with Progress(*columns, console=Console(stderr=True), transient=False) as shown:
         ids: dict[str, TaskID] = {}

@@ -1,22 +1,30 @@
 """The main job: a labelled data set in, a verdict out, the champion in S3."""
 
+from datetime import UTC, datetime
+
 from prefect import flow
 from prefect.runtime import flow_run
 
-from services.bench import Bench, opened
+from services.bench import Bench, check_names, opened
 from tasks.config import BakeoffConfig
 from tasks.contenders.stage import trivial
-from tasks.data.stage import load, tokens
-from tasks.evaluation.stage import evaluate, scores
+from tasks.data.stage import load, tokenize
+from tasks.evaluation.scores import Evaluation
+from tasks.evaluation.stage import evaluate
 from tasks.orchestration import Lanes, progress_on_page
-from tasks.prompting.stage import prompted
-from tasks.records import ContenderRecord, DatasetRecord, PredictionsRecord, Verdict
-from tasks.registry.stage import champion, publish_winner
-from tasks.tuning.stage import base_model, train
-from tasks.verdict.stage import gate
+from tasks.prompting.stage import prompt_contender
+from tasks.records import ContenderRecord, DatasetRecord, Decision, Verdict
+from tasks.registry.champion import ChampionVersion
+from tasks.registry.publish import Publication
+from tasks.registry.stage import fetch_champion, find_champion, publish_winner
+from tasks.tuning.stage import find_base, train
+from tasks.verdict.report import verdict_of
+from tasks.verdict.stage import gate, report
+
+Evaluated = list[tuple[ContenderRecord, Evaluation]]
 
 
-@flow(name="bakeoff", flow_run_name="{config.name}", validate_parameters=True)
+@flow(name="bakeoff", flow_run_name="{config.name}", persist_result=False)
 def bakeoff(config: BakeoffConfig) -> Verdict:
     """Prompt a large model, or fine-tune a small one? Both are tried on the same held-out rows; the better is published.
 
@@ -28,5 +36,55 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
     with opened(config) as bench, progress_on_page():
+        check_names(config, bench.settings)
         dataset = load(config.dataset, bench.settings, bench.workspace)
-        fielded = field(config, dataset, bench)
+        champion = find_champion(config, bench.places)
+        evaluated = compete(config, dataset, bench)
+        evaluations = [evaluation for _, evaluation in evaluated]
+        holder = evaluate_champion(config, dataset, champion, evaluations, bench)
+        judgement = gate(config, evaluations, holder, bench.workspace)
+        verdict = verdict_of(
+            judgement,
+            run_id=str(flow_run.id),
+            name=config.name,
+            dataset=dataset,
+            champion=champion and champion.champion(),
+            spent_usd=bench.cap.spent_usd,
+            reused=bench.workspace.reused,
+            created=datetime.now(UTC),
+        )
+        if judgement.decision is Decision.PUBLISH:
+            winner, evaluation = next(each for each in evaluated if each[0].name == judgement.winner)
+            publication = Publication(config, verdict, winner, evaluation.predictions, dataset, champion)
+            published = publish_winner(publication, bench.places, bench.workspace, bench.cap)
+            verdict = verdict.model_copy(update={"champion": published.champion, "spent_usd": bench.cap.spent_usd})
+        report(verdict, bench.workspace)
+        return verdict
+
+
+def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Evaluated:
+    """Every contender, made and evaluated; those that occupy the same resource take turns."""
+    lanes, space = Lanes(), bench.workspace
+    made = [("device", lanes.submit("device", trivial, kind, dataset, space)) for kind in config.trivial]
+    for tuned in config.tuned:
+        base = lanes.submit("device", find_base, tuned, bench.settings)
+        tokens = lanes.submit("device", tokenize, tuned, dataset, base, space)
+        made.append(("device", lanes.submit("device", train, tuned, dataset, tokens, base, space, config.samples)))
+    for prompt in config.prompts:
+        endpoint, resource = bench.settings.endpoint(prompt.endpoint), bench.resource(f"endpoint:{prompt.endpoint}")
+        made.append((resource, lanes.submit(resource, prompt_contender, prompt, dataset, endpoint, space)))
+    evaluations = [lanes.submit(lane, evaluate, each, dataset, bench.places, bench.cap, config, space) for lane, each in made]
+    return [(each.result(), evaluation.result()) for (_, each), evaluation in zip(made, evaluations, strict=True)]
+
+
+def evaluate_champion(
+    config: BakeoffConfig, dataset: DatasetRecord, champion: ChampionVersion | None, evaluations: list[Evaluation], bench: Bench
+) -> Evaluation | None:
+    """The champion's evaluation on this run's rows: one that is there already where it competes again, else made now."""
+    if champion is None:
+        return None
+    again = [evaluation for evaluation in evaluations if evaluation.scores.of == champion.fingerprint]
+    if again:
+        return again[0]
+    contender = fetch_champion(config, champion, bench.places, bench.workspace)
+    return evaluate(contender, dataset, bench.places, bench.cap, config, bench.workspace)

@@ -34,12 +34,11 @@ def opened(config: BakeoffConfig) -> Iterator[Bench]:
     """A bench for the time of a `with`; embedded services that were started stop with it.
 
     Raises:
-        BadConfig: the settings are wrong, or lack a name that the config uses.
+        BadConfig: the settings are wrong.
     """
     from tasks.prompting.budget import Cap
 
     settings = load_settings()
-    check_names(config, settings)
     with LivePlaces(settings) as places:
         yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd))
 
@@ -54,4 +53,4 @@ def check_names(config: BakeoffConfig, settings: Settings) -> None:
 
     settings.store(config.store)
     for prompt in config.prompts:
-        preflight(settings.endpoint(prompt.endpoint))
+        preflight(prompt.endpoint, settings.endpoint(prompt.endpoint))

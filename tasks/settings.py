@@ -168,7 +168,7 @@ class Settings(Place):
             BadConfig: it exists in no root.
         """
         text = str(path)
-        if "\0" in text or len(text) > 300:
+        if "\0" in text or len(text) > 300 or any(len(os.fsencode(name)) > 255 for name in text.split("/")):
             raise OutsideRoots(f"path {text[:60]!r}… holds NUL or is longer than 300 characters: give a shorter, plain path")
         inside = []
         for root in self.roots:

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks.bases import ResolvedBase
+from tasks.config import Tuned
 from tasks.data.examples import write_examples
+from tasks.data.tokenize import tokenize
 from tasks.records import DatasetRecord, Example, TokensRecord
-from tasks.workspace import digest, file_sha256
+from tasks.workspace import Workspace, digest, file_sha256
 
 GOOD, BAD = ("superb", "moving", "bright", "clever"), ("dull", "clumsy", "tedious", "flat")
 FILLER = ("the", "film", "story", "cast", "plot", "scene", "ending", "music", "is", "and", "with", "a")
@@ -55,6 +57,7 @@ def make_base(folder: Path, kind: str = "distilbert", seed: int = 0, **sizes: An
     tokenizer = make_tokenizer(folder)
     torch.manual_seed(seed)
     common = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
+    common["initializer_range"] = 0.2  # so that a frozen random encoder tells its inputs apart
     if kind == "bert":
         given = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64} | sizes
         model = BertModel(BertConfig(**common, **given))
@@ -82,29 +85,5 @@ def make_tokenizer(folder: Path) -> Any:
 
 
 def make_tokens(folder: Path, base: ResolvedBase, dataset: DatasetRecord) -> TokensRecord:
-    """Token ids as the Tokenize stage would leave them."""
-    from datasets import Dataset
-    from transformers import AutoTokenizer
-
-    from tasks.data.examples import input_text, read_examples
-
-    tokenizer = AutoTokenizer.from_pretrained(base.path)
-    counts = {}
-    for split in SIZES:
-        rows = read_examples(dataset, split)
-        ids = [tokenizer(input_text(row.inputs))["input_ids"] for row in rows]
-        labels = [LABELS.index(str(row.label)) for row in rows]
-        columns = {"input_ids": ids, "label": labels, "length": [*map(len, ids)]}
-        Dataset.from_dict(columns).save_to_disk(str(folder / split))
-        counts[split] = sum(map(len, ids))
-    none = dict.fromkeys(SIZES, 0)
-    return TokensRecord(
-        fingerprint=digest(["tokens", base.revision]),
-        folder=folder,
-        base=base.id,
-        revision=base.revision,
-        rows=SIZES,
-        tokens=counts,
-        rows_cut=none,
-        tokens_cut=none,
-    )
+    """The data set's tokens for a base."""
+    return tokenize(Tuned(name="tiny"), dataset, base, Workspace(folder))

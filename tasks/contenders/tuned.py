@@ -50,7 +50,7 @@ class TunedPredictor:
         _refuse_missing_weights(folder, manifest, self.spec.method)
         base = None if self.spec.method is Method.FULL else find_base(self.spec, settings)
         self.labels = manifest.labels
-        self.tokenizer = load_tokenizer(folder / "tokenizer")
+        self.tokenizer = load_tokenizer(folder / "tokenizer").tokenizer
         self.device = pick_device().name
         model = restore(
             folder, self.spec.method, base.path if base else None, self.labels, self.spec.vocabulary, self.tokenizer.pad_token_id
@@ -66,7 +66,7 @@ class TunedPredictor:
         if not examples:
             return []
         texts = [input_text(example.inputs) for example in examples]
-        ids = encode_texts(self.tokenizer, texts, self.spec.max_tokens, self.spec.truncation_side)
+        ids = encode_texts(self.tokenizer, texts, self.spec.max_tokens, self.spec.truncation_side).ids
         logits = logits_of(self.model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], self.tokenizer.pad_token_id)
         return _answers(logits, ids, self.labels)
 

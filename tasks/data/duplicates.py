@@ -23,6 +23,7 @@ RECALL = 0.99
 CANDIDATES = 100
 """Held-out rows that one train row is compared with at most."""
 ROWS_AT_ONCE = 1000
+WORDS_KEPT = 500_000
 
 Texts = tuple[str, ...]
 """A row's normalised inputs, one text a column."""
@@ -48,10 +49,10 @@ def near_matches(
     held_texts: Callable[[Sequence[int]], Iterator[Texts]],
     train_texts: Callable[[Sequence[int]], Iterator[Texts]],
 ) -> Iterator[tuple[int, int]]:
-    """Pairs of a train row and a held-out row whose every column has a Jaccard similarity of at least `threshold` over word trigrams.
+    """Pairs of a train row and a held-out row that are similar in every column: Jaccard over word trigrams at least `threshold`.
 
-    Sketches find the candidates and the texts decide, so that short sentences never match by accident. Only sketches of the held-out
-    rows are kept in memory; train streams by. Texts without spaces between words are compared whole.
+    Sketches find the candidates and the texts decide, so that short sentences never match by accident. Only sketches of the
+    held-out rows are kept in memory; train streams by. Texts without spaces between words are compared whole.
 
     Args:
         held, train: how many rows there are of each.
@@ -116,16 +117,14 @@ def _sketcher() -> Callable[[Texts], Any]:
     import numpy
     from datasketch import MinHash
 
+    known = _WordHashes()
     first = MinHash(num_perm=HASHES, hashfunc=int)
     mix = numpy.uint64(0x9E3779B97F4A7C15), numpy.uint64(0xC2B2AE3D27D4EB4F)
 
     def hashes(column: int, text: str) -> Any:
-        words = numpy.array([zlib.crc32(word.encode(), column) for word in text.split()], dtype=numpy.uint64)
-        if len(words) > 2:
-            words = (words[:-2] * mix[0] + words[1:-1]) * mix[1] + words[2:]
-        else:
-            words = words[:1] * mix[0] + words[-1:]
-        return (words * mix[1]) >> numpy.uint64(32)
+        words = numpy.fromiter(map(known.__getitem__, text.split()), dtype=numpy.uint64) + numpy.uint64(column)
+        three = (words[:-2], words[1:-1], words[2:]) if len(words) > 2 else (words[:1], words[:1], words[-1:])
+        return (((three[0] * mix[0] + three[1]) * mix[1] + three[2]) * mix[1]) >> numpy.uint64(32)
 
     def sketch(texts: Texts) -> Any:
         made = MinHash(num_perm=HASHES, hashfunc=int, permutations=first.permutations, scheme=first.scheme)
@@ -133,6 +132,16 @@ def _sketcher() -> Callable[[Texts], Any]:
         return made
 
     return sketch
+
+
+class _WordHashes(dict[str, int]):
+    """Hashes of the words seen so far, up to a size."""
+
+    def __missing__(self, word: str) -> int:
+        if len(self) >= WORDS_KEPT:
+            self.clear()
+        self[word] = made = zlib.crc32(word.encode())
+        return made
 
 
 def _ranges(count: int) -> Iterator[range]:

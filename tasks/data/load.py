@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -64,7 +65,15 @@ def load(dataset: Dataset, settings: Settings, workspace: Workspace) -> DatasetR
 
 def _build(dataset: Dataset, source: Source, building: Building) -> DatasetRecord:
     cache = building.folder / "cache"  # inside the product's folder, which every try begins empty
-    splits = read_source(source, cache)
+    try:
+        splits = read_source(source, cache)
+        source.check_unchanged()
+        return _validate_and_write(dataset, source, splits, building.folder)
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def _validate_and_write(dataset: Dataset, source: Source, splits: Mapping[str, SourceSplit], folder: Path) -> DatasetRecord:
     problems = Problems()
     plan = plan_splits(list(splits), dataset.splits)
     used = {name: splits[name] for name in plan.sources}
@@ -75,12 +84,10 @@ def _build(dataset: Dataset, source: Source, building: Building) -> DatasetRecor
     labels = label_order(scans, dataset.label)
     made = _separate(used, plan, scans, dataset, labels, problems)
     problems.raise_if_any(source.name)
-    source.check_unchanged()
-    record = _write(building.folder, used, made, labels, dataset)
-    _remove(cache)
     findings.extend(made.findings)
     for finding in findings:
         logger.warning("%s: %s", source.name, finding.message)
+    record = _write(folder, used, made, labels, dataset)
     return record.model_copy(update={"revision": source.revision, "halved": plan.halved, "findings": findings})
 
 
@@ -134,9 +141,7 @@ def _inputs(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[
             yield inputs_of(row, columns)
 
 
-def _write(
-    folder: Path, used: Mapping[str, SourceSplit], made: Separated, labels: list[str], dataset: Dataset
-) -> DatasetRecord:
+def _write(folder: Path, used: Mapping[str, SourceSplit], made: Separated, labels: list[str], dataset: Dataset) -> DatasetRecord:
     """Write the splits. The fingerprint is of what is written, so the same rows from another file are the same data set."""
     content = hashlib.sha256(canonical([dataset.inputs, labels]).encode())
     for split in SPLITS:
@@ -166,9 +171,3 @@ def _hashed(content: "hashlib._Hash", split: Split, examples: Iterator[Example])
 def _count_labels(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, int]:
     counts = Counter(row.label for row in rows)
     return {label: counts[label] for label in labels}
-
-
-def _remove(cache: Path) -> None:
-    import shutil
-
-    shutil.rmtree(cache, ignore_errors=True)

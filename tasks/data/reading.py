@@ -122,10 +122,11 @@ def _by_split(source: Source) -> dict[str, list[Path]]:
     _library()
     from datasets.data_files import DataFilesList, get_data_patterns
 
+    base = glob.escape(str(source.folder))
     resolved = {file.resolve(): file for file in source.files}
     splits: dict[str, list[Path]] = {}
-    for split, patterns in get_data_patterns(str(source.folder)).items():
-        found = {Path(path).resolve() for path in DataFilesList.from_patterns(patterns, base_path=str(source.folder))}
+    for split, patterns in get_data_patterns(base).items():
+        found = {Path(path).resolve() for path in DataFilesList.from_patterns(patterns, base_path=base)}
         files = sorted(file for real, file in resolved.items() if real in found)
         if files:
             splits[str(split)] = files
@@ -133,7 +134,9 @@ def _by_split(source: Source) -> dict[str, list[Path]]:
     if not splits:
         return {"train": list(source.files)}
     if left:
-        logger.warning("%s: no split is named in %s, so these are not read", source.name, ", ".join(sorted(file.name for file in left)))
+        logger.warning(
+            "%s: no split is named in %s, so these are not read", source.name, ", ".join(sorted(file.name for file in left))
+        )
     return splits
 
 

@@ -41,7 +41,9 @@ def drop_duplicates(roles: Mapping[Split, Sequence[Row]]) -> Separated:
         left = {*again, *(conflicts if role == "train" else [row for group in groups.values() for row in group[1:]])}
         made.roles[role] = [row for row in roles[role] if row not in left]
         if again:
-            made.findings.append(_finding("duplicate", again, f"{role}: {plural(len(again), 'row')} that repeat another were dropped"))
+            made.findings.append(
+                _finding("duplicate", again, f"{role}: {plural(len(again), 'row')} that repeat another were dropped")
+            )
         if conflicts:
             kept = "all were dropped" if role == "train" else "the first of each text was kept"
             text = f"{role}: {plural(len(conflicts), 'row')} have the same text and different labels; {kept}"
@@ -54,8 +56,8 @@ def leave_equal(made: Separated, plan: Plan) -> None:
     roles = made.roles
     test = {row.key for row in roles["test"]}
     _leave(made, "dev", [row for row in roles["dev"] if row.key in test], "overlap", "that equal test rows")
-    made.given = sum(len(roles[role]) for role in ("dev", "test") if plan.is_given(role))  # type: ignore[arg-type,misc]
-    held = {row.key: (role, row) for role in ("dev", "test") for row in roles[role]}  # type: ignore[index]
+    made.given = sum(len(roles[role]) for role in ("dev", "test") if plan.is_given(role))
+    held = {row.key: (role, row) for role in ("dev", "test") for row in roles[role]}
     leaving = [row for row in roles["train"] if row.key in held]
     for row in leaving:
         role, other = held[row.key]
@@ -67,7 +69,7 @@ def leave_equal(made: Separated, plan: Plan) -> None:
 def leave_near(made: Separated, plan: Plan, threshold: float, texts: Callable[[Sequence[Row]], Iterator[Texts]]) -> None:
     """Train rows that nearly equal a dev or test row leave train."""
     train = made.roles["train"]
-    held = [(role, row) for role in ("dev", "test") for row in made.roles[role]]  # type: ignore[index]
+    held = [(role, row) for role in ("dev", "test") for row in made.roles[role]]
     held.sort(key=lambda pair: (pair[1].source, pair[1].place))
     leaving: dict[Row, Row] = {}
     pairs = near_matches(
@@ -94,8 +96,8 @@ def check_overlap(made: Separated, max_overlap: float, problems: Problems) -> No
     pairs = sorted(made.found_again.items())[:SHOWN]
     shown = ", ".join(f"{row.source} row {row.place + 1} = {other.source} row {other.place + 1}" for row, other in pairs)
     problems.add(
-        f"{count:,} of {plural(made.given, 'dev and test row')} ({count / made.given:.2%}) stand in train as well, exactly or nearly"
-        f" (dataset.max_overlap is {max_overlap:.2%}): {shown}{', …' if count > len(pairs) else ''};"
+        f"{count:,} of {plural(made.given, 'dev and test row')} ({count / made.given:.2%}) stand in train as well, exactly or"
+        f" nearly (dataset.max_overlap is {max_overlap:.2%}): {shown}{', …' if count > len(pairs) else ''};"
         " take them out of one side, or raise dataset.max_overlap to have them leave train"
     )
 

@@ -79,7 +79,9 @@ def _exists(name: str, settings: Settings) -> bool:
 
 def _on_this_machine(dataset: Dataset, path: Path, settings: Settings) -> Source:
     if dataset.revision or dataset.subset:
-        raise BadConfig(f"dataset.revision and dataset.subset are for the Hub, but {dataset.source!r} is on this machine: remove them")
+        raise BadConfig(
+            f"dataset.revision and dataset.subset are for the Hub, but {dataset.source!r} is on this machine: remove them"
+        )
     if path.is_file():
         _check_format(path)
         return Source(dataset.source, _hash((path,), None), (path,))
@@ -134,7 +136,9 @@ def _package_file(name: str) -> Path:
 
 def _on_hub(dataset: Dataset) -> Source:
     if Path(dataset.source).exists():  # the library would read that folder, which may lie outside the roots
-        raise OutsideRoots(f"{dataset.source!r} is a folder here, outside the folders that this run may read, not a data set on the Hub")
+        raise OutsideRoots(
+            f"{dataset.source!r} is a folder here, outside the folders that this run may read, not a data set on the Hub"
+        )
     commit = dataset.revision if COMMIT.match(dataset.revision) else _resolve_commit(dataset.source, dataset.revision or None)
     return Source(dataset.source, commit, subset=dataset.subset)
 
@@ -162,4 +166,3 @@ def _resolve_commit(name: str, revision: str | None) -> str:
         ) from None
     logger.info("%s at %s is commit %s", name, revision or "its newest revision", info.sha)
     return str(info.sha)
-

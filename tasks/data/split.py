@@ -73,7 +73,8 @@ def plan_splits(names: Sequence[str], splits: Splits) -> Plan:
 def assign(plan: Plan, rows: Mapping[str, Sequence[Row]]) -> dict[Split, list[Row]]:
     """Each role's rows, in the source's order."""
     return {
-        role: [row for row in rows[share.source] if share.low <= place_of(row.key) < share.high] for role, share in plan.shares.items()
+        role: [row for row in rows[share.source] if share.low <= place_of(row.key) < share.high]
+        for role, share in plan.shares.items()
     }
 
 
@@ -105,7 +106,9 @@ def _sources(names: Sequence[str], splits: Splits) -> dict[Split, str]:
     usual = {role: next((name for name in USUAL[role] if name in names), "") for role in SPLITS}
     train = asked["train"] or usual["train"] or (names[0] if len(names) == 1 else "")
     if not train:
-        raise BadData(f"no split of the source is named train; it has {', '.join(map(repr, names))}: name one under dataset.splits.train")
+        raise BadData(
+            f"no split of the source is named train; it has {', '.join(map(repr, names))}: name one under dataset.splits.train"
+        )
     dev, test = (asked[role] or (usual[role] if usual[role] != train else "") for role in ("dev", "test"))
     if dev and not test:
         test = dev  # halved, rather than taking rows away from train
@@ -114,10 +117,10 @@ def _sources(names: Sequence[str], splits: Splits) -> dict[Split, str]:
 
 def _weights(roles: Sequence[Split], splits: Splits) -> dict[Split, float]:
     """The shares of one split of the source among its roles, which add up to 1."""
-    asked = {"dev": splits.dev_share, "test": splits.test_share}
+    asked: dict[Split, float] = {"dev": splits.dev_share, "test": splits.test_share}
     if "train" in roles:
         shares = {role: asked[role] for role in roles if role != "train"}
-        return {"train": 1 - sum(shares.values()), **shares}
+        return shares | {"train": 1 - sum(shares.values())}
     total = sum(asked[role] for role in roles)
     return {role: asked[role] / total for role in roles}
 

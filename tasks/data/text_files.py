@@ -76,7 +76,7 @@ def _check_bytes(file: Path) -> list[str]:
 def _check_csv(file: Path) -> list[str]:
     """Columns without a name or named twice, and lines with another number of fields than the header."""
     with _csv_rows(file) as rows:
-        header = next(rows, [])
+        header: list[str] = next(rows, [])
         twice = sorted({name for name in header if header.count(name) > 1})
         if twice or "" in header:
             fault = f"names column {twice[0]!r} twice" if twice else "has a column without a name"

@@ -15,6 +15,7 @@ from tasks.data.reading import Part, SourceSplit, batches
 from tasks.data.text_files import lines_of_rows
 from tasks.errors import BadData
 from tasks.progress import Bar
+from tasks.records import Split
 
 SHOWN = 5
 """Row numbers, values or names that one message shows."""
@@ -151,7 +152,7 @@ def label_order(scans: Sequence[Scan], label: str) -> list[str]:
     return list(dict.fromkeys(raw[value] for value in values))
 
 
-def check_roles(roles: Mapping[str, Sequence[Row]], labels: Sequence[str], problems: Problems) -> None:
+def check_roles(roles: Mapping[Split, Sequence[Row]], labels: Sequence[str], problems: Problems) -> None:
     """Too few rows, one class only, labels that train lacks, and a label column that is none."""
     rows = sum(map(len, roles.values()))
     if len(labels) > 20 and len(labels) * 2 > rows:
@@ -236,7 +237,9 @@ def _check_kinds(splits: Sequence[SourceSplit], column: str, is_label: bool, pro
             where = f"{split.name} ({part.name})" if part.file else split.name
             kinds.setdefault(_kind(part.data.features[column]), []).append(where)
     for kind in kinds.keys() - usable:
-        problems.add(f"column {column!r} holds {kind} in {kinds[kind][0]}; {'labels' if is_label else 'inputs'} are text or numbers")
+        problems.add(
+            f"column {column!r} holds {kind} in {kinds[kind][0]}; {'labels' if is_label else 'inputs'} are text or numbers"
+        )
     different = kinds.keys() - {"nothing"}
     if len(different) > 1 and different != {"whole numbers", "numbers"}:
         shown = "; ".join(f"{kind} in {places[0]}" for kind, places in kinds.items())

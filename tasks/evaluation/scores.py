@@ -2,12 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from tasks.config import BakeoffConfig
 from tasks.evaluation.cost import hourly_price, usd_per_1000
-from tasks.evaluation.predictions import read_predictions
+from tasks.evaluation.predictions import predict, read_predictions
 from tasks.records import ContenderRecord, DatasetRecord, Latency, Prediction, PredictionsRecord, Scores, ScoresRecord
-from tasks.settings import Settings
+from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace
+
+if TYPE_CHECKING:
+    from tasks.prompting.budget import Cap
 
 STAGE = Stage("scores", 1, ("tasks.evaluation.scores", "tasks.evaluation.cost", "tasks.metrics"))
 
@@ -18,6 +23,14 @@ class Evaluation:
 
     predictions: PredictionsRecord
     scores: ScoresRecord
+
+
+def evaluate(
+    contender: ContenderRecord, dataset: DatasetRecord, places: Places, cap: "Cap", config: BakeoffConfig, workspace: Workspace
+) -> Evaluation:
+    """A contender's predictions on dev and test, and their scores; errors as of `predict`."""
+    predictions = predict(contender, dataset, places, cap, workspace, config.budget.max_failed)
+    return Evaluation(predictions, score(contender, predictions, dataset, config.gate.alpha, places.settings, workspace))
 
 
 def score(

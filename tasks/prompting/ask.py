@@ -135,6 +135,8 @@ class _Round:
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(min(self.context.endpoint.concurrency, len(self.examples))):
                         workers.create_task(self._work(client, rows))
+            except ExceptionGroup as group:  # such as a full disk under the journal: one worker's error says it
+                raise group.exceptions[0] from None
             finally:
                 self.context.meter.usd += client.total.usd
                 self.context.meter.requests += client.total.attempts

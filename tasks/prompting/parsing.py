@@ -95,9 +95,11 @@ def _from_json(text: str, labels: Sequence[str]) -> str | None:
 
 def _only_one_named(text: str, labels: Sequence[str]) -> str | None:
     """The one label that stands in the text as whole words; none where there are two, or a negation beside it."""
-    rest, named = _folded(text), []
-    for label in sorted(labels, key=lambda label: -len(_folded(label))):  # "not spam" before "spam"
-        pattern = rf"(?<![\w-])(?<!\d\.){re.escape(_folded(label))}(?![\w-]|\.\d)"
-        rest, count = re.subn(pattern, " \0 ", rest)
-        named += [label] * bool(count)
+    rest = _folded(text)
+    named: list[str] = []
+    for folded in sorted(
+        {_folded(label) for label in labels}, key=lambda folded: (-len(folded), folded)
+    ):  # "not spam" before "spam"
+        rest, count = re.subn(rf"(?<![\w-])(?<!\d\.){re.escape(folded)}(?![\w-]|\.\d)", " \0 ", rest)
+        named += [label for label in labels if count and _folded(label) == folded]
     return named[0] if len(named) == 1 and not NEGATION.search(rest) else None

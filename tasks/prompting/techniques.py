@@ -26,6 +26,9 @@ INSTRUCTIONS = 'Classify the text. Answer with one of these labels: {{ labels|jo
 SHOTS_SHARE = 0.5
 """Of the context, at most so much goes to labelled examples; the rest is the row's."""
 
+ANSWER_TOKENS = 24
+"""Of the context, about so much goes to an example's answer and the marks of its two turns."""
+
 Choose = Callable[[Prompt, DatasetRecord, Endpoint], list[Shot]]
 
 
@@ -42,7 +45,7 @@ def few_shot(prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint) -> list
     """
     room = (endpoint.context_tokens - prompt.max_answer_tokens) * SHOTS_SHARE / prompt.examples
     rows = [row for row in read_examples(dataset, "train") if row.label is not None]
-    short = [row for row in rows if count_tokens(input_text(row.inputs)) + prompt.max_answer_tokens <= room]
+    short = [row for row in rows if count_tokens(input_text(row.inputs)) + ANSWER_TOKENS <= room]
     if len(short) < len(rows):
         passed_over = len(rows) - len(short)
         logger.info("%s: %d of %d train rows are too long to be shown as examples", prompt.name, passed_over, len(rows))

@@ -6,7 +6,6 @@ and the hash names what is published.
 
 import json
 import re
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from tasks.manifest import ContenderManifest
@@ -14,7 +13,17 @@ from tasks.records import ContenderRecord, ContenderVerdict, DatasetRecord, Trai
 from tasks.settings import Endpoint
 
 CARD = "README.md"
-HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+COMMIT = re.compile(r"^[0-9a-f]{40}$")
+"""Revisions of the Hub look like this; those of files are SHA-256."""
+ANY_KIND = """With Bakeoff, from a copy of this folder:
+
+```python
+from pathlib import Path
+
+from tasks.contenders.loader import load_contender
+
+predictor = load_contender(Path("this-folder"))
+```"""
 
 
 def card_text(
@@ -72,11 +81,11 @@ def _head(
         for metric, value in figures.items()
         if value is not None
     ]
-    base = winner.training.base if winner.training else None
+    base = winner.training.base if winner.training and COMMIT.match(winner.training.revision) else None
     return ModelCardData(
         model_name=f"{verdict.name}/{winner.name}",
-        base_model=base if base and HUB_ID.match(base) else None,
-        datasets=[dataset.source] if HUB_ID.match(dataset.source) else None,
+        base_model=base,
+        datasets=[dataset.source] if COMMIT.match(dataset.revision) else None,
         eval_results=results,
         metrics=[result.metric_type for result in results],
         library_name="peft" if winner.training and winner.training.method == "lora" else None,
@@ -137,18 +146,11 @@ def _data(dataset: DatasetRecord) -> str:
 def _loading(
     manifest: ContenderManifest, winner: ContenderRecord, endpoint: Endpoint | None, request: dict[str, Any] | None
 ) -> str:
-    ways: Mapping[str, Callable[[], str]] = {
-        "prompt": lambda: _curl(endpoint, request),
-        "tuned": lambda: (
-            _peft(winner.training, len(manifest.labels)) if winner.training and winner.training.method == "lora" else ""
-        ),
-    }
-    own = ways.get(manifest.kind, lambda: "")()
-    generic = (
-        "With Bakeoff, from a copy of this folder:\n\n```python\nfrom tasks.contenders.loader import load_contender\n\n"
-        'predictor = load_contender(Path("this-folder"), ask=None)\n```'
-    )
-    return "\n\n".join(part for part in ["## How to load it", own, "" if manifest.kind == "prompt" else generic] if part)
+    heading = "## How to load it"
+    if endpoint:
+        return f"{heading}\n\n{_curl(endpoint, request)}"
+    peft = _peft(winner.training, len(manifest.labels)) if winner.training and winner.training.method == "lora" else ""
+    return "\n\n".join(filter(None, [heading, peft, ANY_KIND]))
 
 
 def _peft(facts: TrainingFacts, labels: int) -> str:
@@ -157,14 +159,12 @@ def _peft(facts: TrainingFacts, labels: int) -> str:
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
         f"base = AutoModelForSequenceClassification.from_pretrained({base}, revision={revision}, num_labels={labels})\n"
         'model = PeftModel.from_pretrained(base, "this-folder/adapter").eval()\n'
-        f"tokenizer = AutoTokenizer.from_pretrained({base}, revision={revision})\n```"
+        'tokenizer = AutoTokenizer.from_pretrained("this-folder/tokenizer")\n```'
     )
 
 
-def _curl(endpoint: Endpoint | None, request: dict[str, Any] | None) -> str:
+def _curl(endpoint: Endpoint, request: dict[str, Any] | None) -> str:
     """A request that anyone can send; JSON on one line cannot end the here-document early."""
-    if endpoint is None:
-        return ""
     where = "$BASE_URL" if endpoint.service or not endpoint.base_url else endpoint.base_url
     key = f' -H "Authorization: Bearer ${endpoint.key_env}"' if endpoint.key_env else ""
     body = json.dumps(request, ensure_ascii=False)

@@ -80,8 +80,8 @@ class Memory(Model):
     incarnation: str
     """Random; changes when this memory is removed by hand, so that publications to an emptied store are made again."""
     champion: ChampionVersion | None
-    moving: bool = False
-    """Whether a move was begun and may have happened: then only the store itself knows."""
+    unsure: bool = False
+    """Whether only the store itself knows: a move was begun and may have happened, or nothing was read yet."""
 
 
 def read_champion(settings: Settings, client: StoreClient, name: str) -> ChampionVersion | None:
@@ -103,7 +103,7 @@ def current_champion(places: Places, store_name: str, name: str) -> ChampionVers
     """
     store = places.settings.store(store_name)
     memory = recall(places.settings, store_name, name)
-    if store.service and memory and not memory.moving:
+    if store.service and memory and not memory.unsure:
         return memory.champion
     client = open_store(places, store_name)
     if store.create:
@@ -128,7 +128,7 @@ def move_champion(settings: Settings, client: StoreClient, draft: ChampionVersio
         raise _lost(draft, now)
     recorded = _record_version(client, draft)
     key, body = _key(client, draft.name, POINTER), _json(recorded)
-    _remember(settings, client.name, draft.name, now, moving=True)
+    _remember(settings, client.name, draft.name, now, unsure=True)
     moved = client.replace(key, body, etag) if now else client.write_once(key, body)
     if not moved:
         after = read_champion(settings, client, draft.name)
@@ -223,10 +223,10 @@ def recall(settings: Settings, store_name: str, name: str) -> Memory | None:
 def incarnation(settings: Settings, store_name: str, name: str) -> str:
     """Tells publications to a store from those to the same store after it was emptied and its memory removed."""
     memory = recall(settings, store_name, name)
-    return memory.incarnation if memory else ""
+    return (memory or _remember(settings, store_name, name, None, unsure=True)).incarnation
 
 
-def _remember(settings: Settings, store_name: str, name: str, champion: ChampionVersion | None, moving: bool = False) -> Memory:
+def _remember(settings: Settings, store_name: str, name: str, champion: ChampionVersion | None, unsure: bool = False) -> Memory:
     """Keep what was seen of a pointer, unless something newer was seen meanwhile."""
     from filelock import FileLock
 
@@ -237,7 +237,7 @@ def _remember(settings: Settings, store_name: str, name: str, champion: Champion
         if memory and _order(champion) < _order(memory.champion):
             return memory
         kept = memory.incarnation if memory else uuid4().hex
-        new = Memory(store=_identity(settings, store_name), incarnation=kept, champion=champion, moving=moving)
+        new = Memory(store=_identity(settings, store_name), incarnation=kept, champion=champion, unsure=unsure)
         if new != memory:
             write_durably(file, new.model_dump_json(indent=2))
         return new

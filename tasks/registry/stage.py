@@ -1,10 +1,14 @@
-"""The Prefect task of this room."""
+"""The room's Prefect tasks."""
 
 from typing import TYPE_CHECKING
 
+from tasks.config import BakeoffConfig
 from tasks.orchestration import stage
-from tasks.records import PublicationRecord
+from tasks.records import ContenderRecord, PublicationRecord
+from tasks.registry import champion as champions
+from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication, publish
+from tasks.registry.store import check_store
 from tasks.settings import Places
 from tasks.workspace import Workspace
 
@@ -12,7 +16,21 @@ if TYPE_CHECKING:
     from tasks.prompting.budget import Cap
 
 
-@stage("publish", run_name="publish-{publication.winner.name}")
+@stage("champion", "champion {config.name}")
+def find_champion(config: BakeoffConfig, places: Places) -> ChampionVersion | None:
+    """The champion as it stands; a store that cannot be published to is found out here, before anything is spent."""
+    if not places.settings.store(config.store).service:
+        check_store(places, config.store)
+    return champions.current_champion(places, config.store, config.name)
+
+
+@stage("fetch", "fetch {champion.contender}")
+def fetch_champion(config: BakeoffConfig, champion: ChampionVersion, places: Places, workspace: Workspace) -> ContenderRecord:
+    """The champion's folder, from the store."""
+    return champions.fetch_champion(places, config.store, champion, workspace)
+
+
+@stage("publish", "publish {publication.winner.name}")
 def publish_winner(publication: Publication, places: Places, workspace: Workspace, cap: "Cap | None" = None) -> PublicationRecord:
     """Upload the winner, prove it by the round trip, and make it champion."""
     return publish(publication, places, workspace, cap)

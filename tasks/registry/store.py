@@ -34,6 +34,7 @@ _REGION = "the bucket lies in another region: set the store's region, or AWS_REG
 _EXPIRED = "the credentials have expired: sign in again (such as `aws sso login`) or renew the token"
 _KEY = "the store does not accept this access key or its secret: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
 _RIGHTS = "the credentials have no right to it: allow s3:GetObject, s3:PutObject and s3:ListBucket on this bucket and prefix"
+_DOWN = f"it kept failing, {ATTEMPTS} times: what was made is kept, so run again when the store is well"
 ADVICE = {
     "NoSuchBucket": "there is no such bucket: create it, or set `create: true` for the store",
     "AccessDenied": _RIGHTS,
@@ -52,6 +53,11 @@ ADVICE = {
     "301": _REGION,
     "AuthorizationHeaderMalformed": _REGION,
     "IllegalLocationConstraintException": _REGION,
+    "InternalError": _DOWN,
+    "ServiceUnavailable": _DOWN,
+    "SlowDown": _DOWN,
+    "500": _DOWN,
+    "503": _DOWN,
     "QuotaExceeded": "the store is full: free some space",
     "507": "the store is full: free some space",
 }
@@ -220,11 +226,10 @@ class StoreClient:
             raise self._explained(error, doing) from None
 
     def _explained(self, error: Exception, doing: str) -> StoreError:
-        response = getattr(error, "response", None) or getattr(error.__context__, "response", None)
+        cause = _cause(error)
+        response = getattr(cause, "response", None)
         code = str(response["Error"].get("Code", "")) if response else ""
-        if not code and error.__class__.__name__ == "S3UploadFailedError":
-            code = next((known for known in ADVICE if f"({known})" in str(error)), "")
-        advice = ADVICE.get(code) or _without_response(error, code)
+        advice = ADVICE.get(code) or _without_response(cause, code)
         kind = _NoBucket if code == "NoSuchBucket" else StoreError
         shown = f" ({code})" if code else ""
         return kind(f"store {self.name!r} ({self._where()}): cannot {doing}{shown}: {advice}")
@@ -297,6 +302,7 @@ def _client(session: Any, store: Store, extra: dict[str, str], path_style: bool)
         connect_timeout=CONNECT_S,
         read_timeout=READ_S,
         s3={"addressing_style": "path"} if path_style else None,
+        proxies={} if store.service else None,  # an embedded server is on loopback, where no proxy leads
     )
     return session.client("s3", endpoint_url=store.endpoint_url or None, config=config, **extra)
 
@@ -316,7 +322,16 @@ def _code(error: Any) -> str:
     return str(error.response["Error"].get("Code", ""))
 
 
-def _without_response(error: Exception, code: str) -> str:
+def _cause(error: Exception) -> BaseException:
+    """What lies behind the transfer manager's own errors."""
+    if type(error).__name__ == "RetriesExceededError":
+        return getattr(error, "last_exception", error)
+    if type(error).__name__ == "S3UploadFailedError":
+        return error.__context__ or error
+    return error
+
+
+def _without_response(error: BaseException, code: str) -> str:
     """Advice for errors that are no answer of the store, or one that we do not know."""
     name = type(error).__name__
     if name in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"):

@@ -1,11 +1,18 @@
-"""The Train stage as a Prefect task."""
+"""The room's Prefect tasks."""
 
-from tasks.bases import ResolvedBase
+from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Tuned
 from tasks.orchestration import stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
+from tasks.settings import Settings
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace
+
+
+@stage("base", "base {tuned.base}")
+def find_base(tuned: Tuned, settings: Settings) -> ResolvedBase:
+    """Where the base model lies on this machine, downloaded where it must be."""
+    return resolve_base(tuned.base, tuned.revision, settings)
 
 
 @stage("train", "train {tuned.name}")

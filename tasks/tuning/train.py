@@ -62,23 +62,23 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     """
     job = Job.model_validate(request)
     _quiet_libraries()
-    device = pick_device()
-    started = time.perf_counter()
-    trainer, before, findings = _within_memory(job, device)
-    trainer.use_best()
-    tokenizer = _tokenizer(job)
+    from tasks.data.tokenize import load_tokenizer
     from tasks.tuning.methods import store
 
+    device = pick_device()
+    started = time.perf_counter()
+    tokenizer, mended = load_tokenizer(job.base.path)
+    trainer, before, findings = _within_memory(job, device, tokenizer)
+    trainer.use_best()
     store(trainer.model, job.tuned, job.base, job.folder)
-    tokenizer.chat_template = None  # nothing here chats
-    tokenizer.save_pretrained(job.folder / "tokenizer")
+    _store_tokenizer(job)
     after = _labels_of(job, trainer.model, tokenizer)
     samples = [{"text": text, "before": was, "after": now} for text, was, now in zip(job.samples, before, after, strict=True)]
-    facts = _facts(job, device, trainer, findings, time.perf_counter() - started)
+    facts = _facts(job, device, trainer, mended + findings, time.perf_counter() - started)
     return Outcome(training=facts, samples=samples, vocabulary=len(tokenizer)).model_dump(mode="json")
 
 
-def _within_memory(job: Job, device: Device) -> tuple[Any, list[str], list[Finding]]:
+def _within_memory(job: Job, device: Device, tokenizer: Any) -> tuple[Any, list[str], list[Finding]]:
     """Train; where memory runs out, again with fewer rows at once and as many more parts to a step."""
     from tasks.tuning.batches import out_of_memory
 
@@ -86,7 +86,7 @@ def _within_memory(job: Job, device: Device) -> tuple[Any, list[str], list[Findi
     findings: list[Finding] = []
     while True:
         try:
-            return *_attempt(job, device, micro), findings
+            return *_attempt(job, device, tokenizer, micro), findings
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -103,7 +103,7 @@ def _within_memory(job: Job, device: Device) -> tuple[Any, list[str], list[Findi
         micro = fewer
 
 
-def _attempt(job: Job, device: Device, micro_batch: int) -> tuple[Any, list[str]]:
+def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tuple[Any, list[str]]:
     """Train with so many rows at once: the trainer when it is done, and the samples' labels before training."""
     from datasets import Dataset
     from transformers import set_seed
@@ -112,7 +112,6 @@ def _attempt(job: Job, device: Device, micro_batch: int) -> tuple[Any, list[str]
     from tasks.tuning.trainer import LabelTrainer, Watch, arguments
 
     tuned = job.tuned
-    tokenizer = _tokenizer(job)
     set_seed(tuned.seed)
     model = load_base(job.base.path, job.labels, len(tokenizer), tokenizer.pad_token_id, tuned.attention_dropout)
     model = choose_weights(model, tuned, job.base).to(device.name)
@@ -127,10 +126,13 @@ def _attempt(job: Job, device: Device, micro_batch: int) -> tuple[Any, list[str]
     return trainer, before
 
 
-def _tokenizer(job: Job) -> Any:
+def _store_tokenizer(job: Job) -> None:
+    """As it was loaded, not as it was last used, and without the base's chat template: nothing here chats."""
     from tasks.data.tokenize import load_tokenizer
 
-    return load_tokenizer(job.base.path)
+    tokenizer = load_tokenizer(job.base.path).tokenizer
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(job.folder / "tokenizer")
 
 
 def _labels_of(job: Job, model: Any, tokenizer: Any) -> list[str]:
@@ -140,7 +142,7 @@ def _labels_of(job: Job, model: Any, tokenizer: Any) -> list[str]:
 
     if not job.samples:
         return []
-    ids = encode_texts(tokenizer, job.samples, job.tuned.max_tokens, job.tuned.truncation_side)
+    ids = encode_texts(tokenizer, job.samples, job.tuned.max_tokens, job.tuned.truncation_side).ids
     logits = logits_of(model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], tokenizer.pad_token_id)
     return [job.labels[index] for index in logits.argmax(-1).tolist()]
 

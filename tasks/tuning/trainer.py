@@ -67,6 +67,8 @@ class LabelTrainer(Trainer):
         pad_id: fills up the shorter rows of a batch.
     """
 
+    control: Any
+
     def __init__(
         self, model: Any, tuned: Tuned, device: Device, train: Dataset, dev: Dataset, pad_id: int, given: TrainingArguments
     ) -> None:

@@ -20,7 +20,7 @@ from tasks.records import (
     Verdict,
 )
 from tasks.verdict.statistics import holm
-from tasks.verdict.wording import gap, p_value, percent
+from tasks.verdict.wording import p_value, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -173,7 +173,7 @@ def _table(verdict: Verdict) -> "RenderableType":
     table.add_column("", width=1)
     for place, column in enumerate(COLUMNS):
         is_name = place == 0  # names give way on a narrow terminal, figures never
-        table.add_column(column, justify="left" if place < 2 else "right", no_wrap=not is_name, overflow="fold")
+        table.add_column(Text(column), justify="left" if place < 2 else "right", no_wrap=not is_name, overflow="fold")
     for line in verdict.contenders:
         style = "bold" if line.name == verdict.winner else ""
         table.add_row(*(Text(cell) for cell in _cells(line, verdict)), style=style)
@@ -187,7 +187,7 @@ def _facts(verdict: Verdict, closer: Sequence[str]) -> "RenderableType":
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    facts = [*_decided(verdict), *(("failed", _failures(line)) for line in verdict.contenders if line.failures)]
+    facts = [*_decided(verdict), *_whole(verdict), *(("failed", _failures(line)) for line in verdict.contenders if line.failures)]
     for title, text in [*facts, *_where(verdict, closer)]:
         grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(r"\1…", _plain(text))))
     return grid
@@ -200,6 +200,12 @@ def _decided(verdict: Verdict) -> list[tuple[str, str]]:
         return []
     differed = f"only {found.contender} was right on {found.only_contender}, only {found.against} on {found.only_against}"
     return [("decided by", f"{found.test} on {found.n} rows: {differed}")]
+
+
+def _whole(verdict: Verdict) -> list[tuple[str, str]]:
+    """The figures on dev and test together, where both are halves of one split of the source."""
+    figures = [f"{line.name} {percent(line.whole.accuracy)}" for line in verdict.contenders if line.whole]
+    return [("whole split", f"{', '.join(figures)} (dev and test together)")] if figures else []
 
 
 def _where(verdict: Verdict, closer: Sequence[str]) -> list[tuple[str, str]]:

@@ -15,7 +15,7 @@ class Say:
     """One HTTP answer."""
 
     body: Any
-    """Bytes or text as they are; anything else as JSON."""
+    """Text as it is; anything else as JSON."""
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     after_s: float = 0.0
@@ -86,14 +86,16 @@ class Loopback:
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._send(server.answer({"path": self.path, "messages": [{"content": ""}]}, dict(self.headers)))
+                self._answer({"path": self.path, "messages": [{"content": ""}]})
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                self._send(server.answer(json.loads(body), dict(self.headers)))
+                self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+            def _answer(self, request: dict[str, Any]) -> None:
+                self._send(server.answer(request, {name.lower(): value for name, value in self.headers.items()}))
 
             def _send(self, say: Say) -> None:
-                body = say.body if isinstance(say.body, bytes) else (say.body if isinstance(say.body, str) else json.dumps(say.body)).encode()
+                body = (say.body if isinstance(say.body, str) else json.dumps(say.body)).encode()
                 try:
                     self.send_response(say.status)
                     self.send_header("Content-Length", str(len(body)))

@@ -1,6 +1,6 @@
 """What an endpoint can do wrong, done by a real server on loopback."""
 
-import gc
+import asyncio
 import logging
 import sqlite3
 import traceback
@@ -181,9 +181,8 @@ def test_the_key_is_nowhere_but_in_the_request(
         try:
             told = repr(ask_rows(server.url, key_env="THERE_KEY", attempts=1))
         except EndpointError as failure:
-            told = "".join(traceback.format_exception(failure, capture_locals=False)) + repr(failure.__context__)
-            assert failure.__cause__ is None
-    assert server.headers[0]["Authorization"] == f"Bearer {CANARY}"
+            told = "".join(traceback.TracebackException.from_exception(failure, capture_locals=True).format())
+    assert server.headers[0]["authorization"] == f"Bearer {CANARY}"
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert CANARY not in told + caplog.text
     assert CANARY.encode() not in kept
@@ -201,7 +200,6 @@ def test_no_exception_of_the_library_hangs_on_ours(ask_rows: Ask, monkeypatch: p
             seen.append(exception)
             todo += [exception.__cause__, exception.__context__, *getattr(exception, "exceptions", ())]
     assert not [exception for exception in seen if type(exception).__module__.startswith(("openai", "httpx"))]
-    gc.collect()
 
 
 def test_headers_meant_for_openai_go_to_nobody_else(ask_rows: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,8 +239,6 @@ async def _reach(url: str) -> None:
 
 
 def test_reach_tells_a_wrong_key_and_a_dead_server_from_one_without_a_list() -> None:
-    import asyncio
-
     with Loopback(lambda request, number: error(404)) as server:
         asyncio.run(_reach(server.url))
         server.behave = lambda request, number: error(401)

@@ -73,7 +73,13 @@ def test_a_label_within_another_is_not_taken_for_it(text: str, label: str | None
 
 @pytest.mark.parametrize(
     ("text", "label"),
-    [("not spam", "not spam"), ("This is not spam.", "not spam"), ("spam", "spam"), ("This is spam", "spam"), ("not not spam", None)],
+    [
+        ("not spam", "not spam"),
+        ("This is not spam.", "not spam"),
+        ("spam", "spam"),
+        ("This is spam", "spam"),
+        ("not not spam", None),
+    ],
 )
 def test_a_label_may_hold_a_negation(text: str, label: str | None) -> None:
     assert parse_label(text, ["spam", "not spam"]).label == label
@@ -90,7 +96,9 @@ def test_labels_that_differ_in_case_alone_are_told_apart_exactly_or_not_at_all()
     assert parse_label("it is us", ["US", "us"]).label is None
 
 
-@pytest.mark.parametrize("text", ["I'm sorry, but I can't help with that.", "I cannot judge this.", "As an AI, I do not", "I won\u2019t say"])
+@pytest.mark.parametrize(
+    "text", ["I'm sorry, but I can't help with that.", "I cannot judge this.", "As an AI, I do not", "I won\u2019t say"]
+)
 def test_a_refusal_is_its_own_class(text: str) -> None:
     assert parse_label(text, SENTIMENT) == (None, Failure.REFUSED)
 
@@ -106,7 +114,9 @@ def test_a_refusal_is_its_own_class(text: str) -> None:
         ("tool_calls", None, Failure.INVALID),
     ],
 )
-def test_only_a_reply_that_stopped_by_itself_is_an_answer(finish_reason: str | None, refusal: str | None, failure: Failure | None) -> None:
+def test_only_a_reply_that_stopped_by_itself_is_an_answer(
+    finish_reason: str | None, refusal: str | None, failure: Failure | None
+) -> None:
     parsed = parse_reply("positive", finish_reason, refusal, SENTIMENT)
     assert parsed.failure == failure
     assert (parsed.label is None) == (failure is not None)

@@ -1,6 +1,6 @@
 """A real contender with its real predictions, ready to publish; as a module, a publisher that can be killed:
 
-python -m tests.registry.making ROOT STORE CONTENDER     with BAKEOFF_… settings in the environment
+python -m tests.registry.making MADE WORKSPACE STORE CONTENDER     with BAKEOFF_… settings in the environment
 """
 
 import sys
@@ -37,7 +37,7 @@ def make_publication(
     root: Path,
     places: Places,
     store: str,
-    kind: Trivial = Trivial.TFIDF,
+    kind: Trivial = Trivial.MAJORITY,
     previous: ChampionVersion | None = None,
 ) -> Publication:
     """A trivial contender (they need no model), made once under `root`."""
@@ -109,12 +109,12 @@ def make_verdict(winner: ContenderRecord, dataset: DatasetRecord) -> Verdict:
     )
 
 
-def main(root: Path, store: str, kind: str) -> None:
+def main(made: Path, workspace: Path, store: str, kind: str) -> None:
     """Publish against whatever is champion now, as a run would."""
     with LivePlaces(load_settings()) as places:
         previous = current_champion(places, store, NAME)
-        publish(make_publication(root, places, store, Trivial(kind), previous), places, Workspace(root / "workspace"))
+        publish(make_publication(made, places, store, Trivial(kind), previous), places, Workspace(workspace))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4])

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from tasks.errors import IntegrityError, LostRace, StoreError
 from tasks.manifest import FILE, read_manifest
 from tasks.registry.champion import champion_contender, current_champion, fetch_contender, read_champion, show
 from tasks.registry.publish import Publication, publish, upload_contender
-from tasks.registry.store import StoreClient
-from tasks.settings import Settings
+from tasks.registry.store import StoreClient, open_store
+from tasks.settings import Settings, Store
 from tasks.workspace import Workspace
 from tests.registry.making import NAME, make_publication
 from tests.registry.proxy import Proxy
@@ -33,9 +34,9 @@ def keys(client: StoreClient) -> list[str]:
 
 
 def test_a_published_contender_comes_back_and_is_champion(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, client: StoreClient, settings: Settings
+    made: Path, places: LivePlaces, workspace: Workspace, client: StoreClient, settings: Settings
 ) -> None:
-    publication = make_publication(tmp_path, places, "direct")
+    publication = make_publication(made, places, "direct", Trivial.TFIDF)
     record = publish(publication, places, workspace)
     champion = read_champion(settings, client, NAME)
     assert champion
@@ -57,9 +58,9 @@ def test_a_published_contender_comes_back_and_is_champion(
 
 
 def test_publishing_again_is_reused_and_asks_the_store_nothing(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
+    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
 ) -> None:
-    publication = make_publication(tmp_path, places, "proxied")
+    publication = make_publication(made, places, "proxied")
     current_champion(places, "proxied", NAME)
     first = publish(publication, places, workspace)
     proxy.requests.clear()
@@ -70,9 +71,9 @@ def test_publishing_again_is_reused_and_asks_the_store_nothing(
 
 
 def test_the_manifest_goes_up_last_and_the_pointer_after_the_round_trip(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
+    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
 ) -> None:
-    publish(make_publication(tmp_path, places, "proxied"), places, workspace)
+    publish(make_publication(made, places, "proxied"), places, workspace)
     puts = [path for method, path, _ in proxy.requests if method == "PUT" and "contenders/" in path]
     assert puts[-1].endswith(FILE)
     assert sum(path.endswith(FILE) for path in puts) == 1
@@ -82,20 +83,20 @@ def test_the_manifest_goes_up_last_and_the_pointer_after_the_round_trip(
 
 
 def test_the_next_champion_counts_up_and_names_the_one_before(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, settings: Settings, client: StoreClient
+    made: Path, places: LivePlaces, workspace: Workspace, settings: Settings, client: StoreClient
 ) -> None:
-    publish(make_publication(tmp_path, places, "direct"), places, workspace)
+    publish(make_publication(made, places, "direct", Trivial.TFIDF), places, workspace)
     first = current_champion(places, "direct", NAME)
-    publish(make_publication(tmp_path, places, "direct", Trivial.MAJORITY, first), places, workspace)
+    publish(make_publication(made, places, "direct", Trivial.MAJORITY, first), places, workspace)
     second = read_champion(settings, client, NAME)
     assert second
     assert (second.version, second.previous, second.contender) == (2, 1, "majority")
 
 
 def test_corrupted_bytes_never_become_champion_and_a_rerun_sends_them_again(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy, settings: Settings, client: StoreClient
+    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy, settings: Settings, client: StoreClient
 ) -> None:
-    publication = make_publication(tmp_path, places, "proxied")
+    publication = make_publication(made, places, "proxied", Trivial.TFIDF)
     proxy.corrupt = ".safetensors"
     with pytest.raises(IntegrityError):
         publish(publication, places, workspace)
@@ -107,8 +108,8 @@ def test_corrupted_bytes_never_become_champion_and_a_rerun_sends_them_again(
     assert record.champion.version == 1
 
 
-def test_a_replaced_manifest_is_refused(tmp_path: Path, places: LivePlaces, client: StoreClient) -> None:
-    folder = make_publication(tmp_path, places, "direct").winner.folder
+def test_a_replaced_manifest_is_refused(made: Path, tmp_path: Path, places: LivePlaces, client: StoreClient) -> None:
+    folder = make_publication(made, places, "direct").winner.folder
     sha256, _ = upload_contender(client, folder)
     key = client.key("contenders", sha256, FILE)
     client.client.put_object(Bucket=client.store.bucket, Key=key, Body=(folder / FILE).read_bytes() + b" ")
@@ -118,11 +119,11 @@ def test_a_replaced_manifest_is_refused(tmp_path: Path, places: LivePlaces, clie
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "model.pkl", "/absolute", "pytorch_model.bin"])
 def test_a_manifest_with_a_name_that_climbs_or_code_is_refused_and_nothing_is_fetched(
-    tmp_path: Path, client: StoreClient, places: LivePlaces, name: str
+    made: Path, tmp_path: Path, client: StoreClient, places: LivePlaces, name: str
 ) -> None:
     import hashlib
 
-    manifest = json.loads((make_publication(tmp_path, places, "direct").winner.folder / FILE).read_text())
+    manifest = json.loads((make_publication(made, places, "direct").winner.folder / FILE).read_text())
     manifest["files"][name] = "0" * 64
     body = json.dumps(manifest).encode()
     sha256 = hashlib.sha256(body).hexdigest()
@@ -133,10 +134,10 @@ def test_a_manifest_with_a_name_that_climbs_or_code_is_refused_and_nothing_is_fe
 
 
 def test_a_store_that_loses_its_right_in_mid_run_leaves_the_contender_and_a_rerun_goes_on(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
+    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
 ) -> None:
     denied = b"<Error><Code>ExpiredToken</Code><Message>no</Message></Error>"
-    publication = make_publication(tmp_path, places, "proxied")
+    publication = make_publication(made, places, "proxied", Trivial.TFIDF)
     proxy.answer = lambda method, path: (400, denied) if method == "PUT" and path.endswith(FILE) else None
     with pytest.raises(StoreError, match="expired"):
         publish(publication, places, workspace)
@@ -148,7 +149,7 @@ def test_a_store_that_loses_its_right_in_mid_run_leaves_the_contender_and_a_reru
 
 
 def test_two_publishers_at_once_have_one_winner_and_the_loser_is_told_who(
-    tmp_path: Path, places: LivePlaces, proxy: Proxy, settings: Settings, client: StoreClient
+    made: Path, tmp_path: Path, places: LivePlaces, proxy: Proxy, settings: Settings, client: StoreClient
 ) -> None:
     gate = threading.Barrier(2, timeout=60)
 
@@ -156,7 +157,7 @@ def test_two_publishers_at_once_have_one_winner_and_the_loser_is_told_who(
         if method == "PUT" and path.endswith("champion.json"):
             gate.wait()  # both have compared with the same champion, and move the pointer now
 
-    publications = [make_publication(tmp_path, places, "proxied", kind) for kind in (Trivial.TFIDF, Trivial.MAJORITY)]
+    publications = [make_publication(made, places, "proxied", kind) for kind in (Trivial.TFIDF, Trivial.MAJORITY)]
     proxy.before = meet
     outcomes: dict[str, object] = {}
 
@@ -179,23 +180,35 @@ def test_two_publishers_at_once_have_one_winner_and_the_loser_is_told_who(
     assert not isinstance(outcomes[champion.contender], LostRace)
     assert f"({champion.contender}, published by" in str(losers[0])
     assert [key.rsplit("/", 1)[-1] for key in keys(client) if "/v0" in key] == ["v000001.json", "v000002.json"]
+    proxy.before = lambda method, path: None
+    loser = next(each for each in publications if each.winner.name != champion.contender)
+    record = publish(replace(loser, previous=champion), places, Workspace(tmp_path / "workspace"))
+    assert (record.champion.version, record.uploaded_bytes) == (3, 0)  # numbers taken by a lost race stay taken
 
 
-def test_a_late_publisher_loses_before_it_uploads(tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy) -> None:
-    publish(make_publication(tmp_path, places, "direct", Trivial.MAJORITY), places, workspace)
-    late = make_publication(tmp_path, places, "proxied", Trivial.TFIDF)
+def test_a_late_publisher_loses_before_it_uploads(made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy) -> None:
+    publish(make_publication(made, places, "direct", Trivial.MAJORITY), places, workspace)
+    late = make_publication(made, places, "proxied", Trivial.TFIDF)
     with pytest.raises(LostRace, match="is now version 1 \\(majority"):
         publish(late, places, workspace)
     assert proxy.sent("contenders/") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["v000002.json", "champion.json"])
 def test_a_kill_between_upload_and_move_leaves_the_old_champion_and_the_rerun_uploads_nothing_again(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy, settings: Settings, client: StoreClient, point: str
+    made: Path,
+    tmp_path: Path,
+    places: LivePlaces,
+    workspace: Workspace,
+    proxy: Proxy,
+    settings: Settings,
+    client: StoreClient,
+    point: str,
 ) -> None:
-    publish(make_publication(tmp_path, places, "direct", Trivial.MAJORITY), places, workspace)
+    publish(make_publication(made, places, "direct", Trivial.MAJORITY), places, workspace)
     old = read_champion(settings, client, NAME)
-    make_publication(tmp_path, places, "proxied", Trivial.TFIDF)  # made here, so that the child only publishes
+    make_publication(made, places, "proxied", Trivial.TFIDF)  # made here, so that the child only publishes
     child: list[subprocess.Popen[bytes]] = []
 
     def kill(method: str, path: str) -> None:
@@ -205,13 +218,13 @@ def test_a_kill_between_upload_and_move_leaves_the_old_champion_and_the_rerun_up
             raise ConnectionAbortedError("the client is gone")
 
     proxy.before = kill
-    child.append(_publisher(tmp_path, proxy, settings))
+    child.append(_publisher(made, tmp_path, proxy, settings))
     assert child[0].wait(120) == -signal.SIGKILL
     assert read_champion(settings, client, NAME) == old
     sent = proxy.sent("contenders/")
     assert sent > 0
     proxy.before = lambda method, path: None
-    assert _publisher(tmp_path, proxy, settings).wait(120) == 0
+    assert _publisher(made, tmp_path, proxy, settings).wait(120) == 0
     assert proxy.sent("contenders/") == sent
     new = read_champion(settings, client, NAME)
     assert new
@@ -220,9 +233,9 @@ def test_a_kill_between_upload_and_move_leaves_the_old_champion_and_the_rerun_up
 
 
 def test_a_pointer_that_moved_though_its_answer_was_lost_counts_as_moved(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy, settings: Settings, client: StoreClient
+    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy, client: StoreClient
 ) -> None:
-    publication = make_publication(tmp_path, places, "proxied")
+    publication = make_publication(made, places, "proxied")
     lost: list[str] = []
 
     def lose(method: str, path: str) -> tuple[int, bytes] | None:
@@ -239,14 +252,14 @@ def test_a_pointer_that_moved_though_its_answer_was_lost_counts_as_moved(
 
 
 def test_an_older_pointer_served_again_is_refused(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, settings: Settings, client: StoreClient
+    made: Path, places: LivePlaces, workspace: Workspace, settings: Settings, client: StoreClient
 ) -> None:
-    publish(make_publication(tmp_path, places, "direct", Trivial.MAJORITY), places, workspace)
+    publish(make_publication(made, places, "direct", Trivial.MAJORITY), places, workspace)
     key = client.key("champions", NAME, "champion.json")
     old = client.read(key)
     assert old
     first = current_champion(places, "direct", NAME)
-    publish(make_publication(tmp_path, places, "direct", Trivial.TFIDF, first), places, workspace)
+    publish(make_publication(made, places, "direct", Trivial.TFIDF, first), places, workspace)
     client.client.put_object(Bucket=client.store.bucket, Key=key, Body=old[0])
     with pytest.raises(IntegrityError, match="version 2 was seen before"):
         current_champion(places, "direct", NAME)
@@ -256,21 +269,21 @@ def test_an_older_pointer_served_again_is_refused(
         read_champion(settings, client, NAME)
     file.unlink()  # as the message says
     assert read_champion(settings, client, NAME) is None
-    record = publish(make_publication(tmp_path, places, "direct", Trivial.MAJORITY), places, workspace)
+    record = publish(make_publication(made, places, "direct", Trivial.MAJORITY), places, workspace)
     assert not record.reused
     assert read_champion(settings, client, NAME) is not None
 
 
 def test_the_champion_can_be_evaluated_anew_and_is_fetched_once(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
+    made: Path, tmp_path: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
 ) -> None:
     assert champion_contender(places, "proxied", NAME, workspace) is None
-    publication = make_publication(tmp_path, places, "proxied")
+    publication = make_publication(made, places, "proxied")
     publish(publication, places, workspace)
     elsewhere = Workspace(tmp_path / "another machine")
     champion = champion_contender(places, "proxied", NAME, elsewhere)
     assert champion
-    assert (champion.name, champion.kind, champion.fingerprint) == ("tfidf", "tfidf", publication.winner.fingerprint)
+    assert (champion.name, champion.kind, champion.fingerprint) == ("majority", "majority", publication.winner.fingerprint)
     read_manifest(champion.folder)
     proxy.requests.clear()
     again = champion_contender(places, "proxied", NAME, elsewhere)
@@ -279,11 +292,25 @@ def test_the_champion_can_be_evaluated_anew_and_is_fetched_once(
     assert [path.rsplit("/", 1)[-1] for _, path, _ in proxy.requests] == ["champion.json"]
 
 
+def test_the_embedded_store_is_not_started_to_learn_that_nothing_changed(made: Path, tmp_path: Path, workspace: Workspace) -> None:
+    local = Settings(home=tmp_path / "home", stores={"local": Store(service="s3", bucket="bakeoff", create=True)})
+    with LivePlaces(local) as places:
+        assert current_champion(places, "local", NAME) is None
+        record = publish(make_publication(made, places, "local"), places, workspace)
+    with LivePlaces(local) as places:
+        champion = current_champion(places, "local", NAME)
+        assert champion
+        assert champion.champion() == record.champion
+        assert places._started == {}
+    with LivePlaces(local) as places:
+        assert read_champion(local, open_store(places, "local"), NAME) == champion  # and it is what the store says
+
+
 def test_no_secret_is_in_the_store_or_in_the_memory(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, client: StoreClient, caplog: pytest.LogCaptureFixture
+    made: Path, tmp_path: Path, places: LivePlaces, workspace: Workspace, client: StoreClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", logger="tasks")
-    publish(make_publication(tmp_path, places, "direct"), places, workspace)
+    publish(make_publication(made, places, "direct"), places, workspace)
     canary = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     for key in keys(client):
         assert canary not in (client.read(key) or (b"", ""))[0]
@@ -293,11 +320,11 @@ def test_no_secret_is_in_the_store_or_in_the_memory(
 
 
 def test_the_card_is_a_model_card_that_shows_names_as_they_are(
-    tmp_path: Path, places: LivePlaces, workspace: Workspace, client: StoreClient
+    made: Path, places: LivePlaces, workspace: Workspace, client: StoreClient
 ) -> None:
     from huggingface_hub import ModelCard
 
-    record = publish(make_publication(tmp_path, places, "direct"), places, workspace)
+    record = publish(make_publication(made, places, "direct"), places, workspace)
     text = (client.read(client.key("contenders", record.champion.sha256, "README.md")) or (b"", ""))[0].decode()
     card = ModelCard(text)
     head = card.data.to_dict()
@@ -307,7 +334,7 @@ def test_the_card_is_a_model_card_that_shows_names_as_they_are(
     assert "run-1" not in text
 
 
-def _publisher(root: Path, proxy: Proxy, settings: Settings) -> "subprocess.Popen[bytes]":
+def _publisher(made: Path, root: Path, proxy: Proxy, settings: Settings) -> "subprocess.Popen[bytes]":
     """A process that publishes the TF-IDF contender through the proxy."""
     store = settings.stores["proxied"]
     env = {
@@ -318,4 +345,6 @@ def _publisher(root: Path, proxy: Proxy, settings: Settings) -> "subprocess.Pope
         "BAKEOFF_STORES__PROXIED__ENDPOINT_URL": proxy.url,
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen([sys.executable, "-m", "tests.registry.making", str(root), "proxied", "tfidf"], env=env)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.registry.making", str(made), str(root / "workspace"), "proxied", "tfidf"], env=env
+    )

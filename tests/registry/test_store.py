@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from services.places import LivePlaces
+from services.s3 import LocalS3
 from tasks.errors import BadConfig, IntegrityError, StoreError
 from tasks.registry.store import StoreClient, check_store, connect, open_store
 from tasks.settings import Settings, Store
-from tests.registry.conftest import Server
+from tests.registry.conftest import credentials
 from tests.registry.proxy import Proxy
 
 
@@ -22,19 +23,24 @@ def test_the_check_passes_on_a_real_store_again_and_again(places: LivePlaces) ->
     check_store(places, "direct")
 
 
-def test_a_missing_bucket_is_refused_with_what_to_do(s3_server: Server) -> None:
-    store = Store(bucket="there-is-none", endpoint_url=s3_server.endpoint_url)
+def test_a_missing_bucket_is_refused_with_what_to_do_or_made_where_the_settings_say_so(s3_server: LocalS3, proxy: Proxy) -> None:
+    made: list[str] = []
+
+    def as_on_aws(method: str, path: str) -> tuple[int, bytes] | None:
+        """Seaweedfs makes a bucket by itself when something is put into it."""
+        if method == "PUT" and path.count("/") == 1:
+            made.append(path)
+        return None if made else (404, error_xml("NoSuchBucket"))
+
+    proxy.answer = as_on_aws
+    store = Store(bucket="there-is-none", endpoint_url=proxy.url)
     with pytest.raises(StoreError, match=r"there-is-none.*NoSuchBucket.*create: true"):
-        connect("aws", store, s3_server.extra).check()
+        connect("aws", store, credentials(s3_server)).check()
+    connect("local", store.model_copy(update={"create": True}), credentials(s3_server)).check()
+    assert made == ["/there-is-none"]
 
 
-def test_a_missing_bucket_is_made_where_the_settings_say_so(s3_server: Server, bucket: str) -> None:
-    store = Store(bucket=f"{bucket}-new", endpoint_url=s3_server.endpoint_url, create=True)
-    connect("local", store, s3_server.extra).check()
-    assert connect("local", store, s3_server.extra).read("probe.json")
-
-
-def test_wrong_keys_are_refused_before_anything_and_without_showing_them(s3_server: Server, bucket: str) -> None:
+def test_wrong_keys_are_refused_before_anything_and_without_showing_them(s3_server: LocalS3, bucket: str) -> None:
     store = Store(bucket=bucket, endpoint_url=s3_server.endpoint_url)
     for key, secret in ((s3_server.access_key, "wrong-canary"), ("nobody", "wrong-canary")):
         extra = {"aws_access_key_id": key, "aws_secret_access_key": secret}
@@ -43,7 +49,7 @@ def test_wrong_keys_are_refused_before_anything_and_without_showing_them(s3_serv
         assert "wrong-canary" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_missing_credentials_are_named(s3_server: Server, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_credentials_are_named(s3_server: LocalS3, bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
@@ -82,10 +88,10 @@ def test_a_clock_two_hours_off_is_called_a_clock(places: LivePlaces, monkeypatch
         check_store(places, "direct")
 
 
-def test_a_store_out_of_reach_is_an_error_that_says_so(s3_server: Server) -> None:
+def test_a_store_out_of_reach_is_an_error_that_says_so(s3_server: LocalS3) -> None:
     store = Store(bucket="anything", endpoint_url="http://127.0.0.1:9")
     with pytest.raises(StoreError, match=r"127\.0\.0\.1.*cannot be reached"):
-        connect("aws", store, s3_server.extra).check()
+        connect("aws", store, credentials(s3_server)).check()
 
 
 def test_a_store_that_ignores_conditions_is_refused(places: LivePlaces, proxy: Proxy) -> None:
@@ -135,7 +141,7 @@ def test_a_prefix_that_climbs_is_refused() -> None:
 
 
 def test_the_address_comes_from_the_environment_where_the_settings_have_none(
-    s3_server: Server, bucket: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
+    s3_server: LocalS3, bucket: str, monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3_server.endpoint_url)
     connect("aws", Store(bucket=bucket)).check()

@@ -47,7 +47,10 @@ def test_targets_that_the_base_lacks_are_refused_with_the_candidates(base: Resol
 
 def test_head_trains_what_stands_outside_the_encoder_and_full_trains_all(base: ResolvedBase) -> None:
     head = choose_weights(classifier(base), Tuned(name="t", method=Method.HEAD), base)
-    assert {name.split(".")[0] for name, weight in head.named_parameters() if weight.requires_grad} == {"pre_classifier", "classifier"}
+    assert {name.split(".")[0] for name, weight in head.named_parameters() if weight.requires_grad} == {
+        "pre_classifier",
+        "classifier",
+    }
     full = choose_weights(classifier(base), Tuned(name="t", method=Method.FULL), base)
     assert trained(full) == sum(weight.numel() for weight in full.parameters())
 
@@ -58,7 +61,9 @@ def test_what_a_base_lacks_inside_its_encoder_is_trained_and_stored_too(tmp_path
     base = make_base(tmp_path / "base", kind="bert")
     weights = load_file(base.path / "model.safetensors")
     save_file(
-        {name: weight for name, weight in weights.items() if "pooler" not in name}, base.path / "model.safetensors", {"format": "pt"}
+        {name: weight for name, weight in weights.items() if "pooler" not in name},
+        base.path / "model.safetensors",
+        {"format": "pt"},
     )
     model = choose_weights(classifier(base), Tuned(name="t"), base)
     assert any("pooler" in name for name, weight in model.named_parameters() if weight.requires_grad)
@@ -126,7 +131,9 @@ def test_the_labels_stand_in_the_models_config_by_name(base: ResolvedBase) -> No
     assert "q_lin" in linear_names(model)
 
 
-def test_embeddings_grow_for_a_pad_token_beyond_them_and_predictions_do_not_depend_on_it(base: ResolvedBase, tmp_path: Path) -> None:
+def test_embeddings_grow_for_a_pad_token_beyond_them_and_predictions_do_not_depend_on_it(
+    base: ResolvedBase, tmp_path: Path
+) -> None:
     tuned = Tuned(name="t")
     torch.manual_seed(3)
     model = choose_weights(load_base(base.path, LABELS, 26, 25), tuned, base)

@@ -1,0 +1,67 @@
+"""A small data set on disk, and places without services."""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.data.examples import write_examples
+from tasks.records import DatasetRecord, Example
+from tasks.settings import Endpoint, Settings, Store, load_settings
+from tasks.workspace import Workspace, digest
+
+ROWS = {"train": 60, "dev": 40, "test": 60}
+WORDS = {"positive": "good warm lively charming", "negative": "bad dull tired clumsy"}
+
+
+class NamedPlaces:
+    """Places for a test: endpoints that it names, or none at all."""
+
+    def __init__(self, settings: Settings, endpoints: dict[str, Endpoint] | None = None) -> None:
+        self.settings = settings.model_copy(update={"endpoints": {**settings.endpoints, **(endpoints or {})}})
+        self.open = dict(endpoints or {})
+        self.asked: list[str] = []
+
+    def endpoint(self, name: str) -> Endpoint:
+        self.asked.append(name)
+        return self.open[name]
+
+    def store(self, name: str) -> tuple[Store, dict[str, str]]:
+        raise AssertionError("evaluation needs no store")
+
+
+def examples(split: str) -> list[Example]:
+    """Short reviews whose words give the label away, positive and negative in turn."""
+    made = []
+    for row in range(1, ROWS[split] + 1):
+        label = list(WORDS)[row % 2]
+        text = f"a {WORDS[label].split()[row % 4]} film, number {row} of {split}"
+        made.append(Example(example=digest(text), row=row, inputs={"text": text}, label=label))
+    return made
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> DatasetRecord:
+    folder = tmp_path / "dataset"
+    folder.mkdir()
+    for split in ROWS:
+        write_examples(folder / f"{split}.parquet", examples(split))
+    return DatasetRecord(
+        fingerprint="d" * 64,
+        folder=folder,
+        source="made",
+        revision="",
+        inputs=["text"],
+        labels=["negative", "positive"],
+        rows=ROWS,
+        label_rows={},
+    )
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "workspace")
+
+
+@pytest.fixture
+def places() -> NamedPlaces:
+    return NamedPlaces(load_settings())

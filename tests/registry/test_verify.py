@@ -1,0 +1,131 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from services.places import LivePlaces
+from tasks.bases import resolve_base
+from tasks.config import Prompt, Technique, Tuned
+from tasks.errors import IntegrityError
+from tasks.evaluation.predictions import predict
+from tasks.prompting.budget import Cap
+from tasks.prompting.techniques import build_prompt
+from tasks.registry.champion import current_champion, fetch_contender
+from tasks.registry.publish import publish
+from tasks.registry.store import StoreClient
+from tasks.registry.verify import LOGIT_TOLERANCE, Judged, compare
+from tasks.settings import Endpoint, Settings
+from tasks.tuning.tune import tune
+from tasks.workspace import Workspace
+from tests.prompting.loopback import Loopback, Say, completion
+from tests.registry.making import NAME, publication_of, tiny_dataset
+from tests.tiny_model import make_base, make_tokens
+
+LABELS: list[str | None] = ["a", "b"]
+LOGITS = np.array([[1.0, 0.0], [0.0, 1.0]], dtype="float32")
+
+
+def test_equal_answers_differ_by_nothing() -> None:
+    assert compare(LABELS, LOGITS.astype("float64"), Judged(LABELS, LOGITS)) == 0.0
+    assert compare(LABELS, None, Judged(LABELS, None)) is None
+
+
+@pytest.mark.parametrize("change", [10 * LOGIT_TOLERANCE, np.nan, np.inf])
+def test_other_logits_are_refused(change: float) -> None:
+    with pytest.raises(IntegrityError, match="other logits"):
+        compare(LABELS, LOGITS + change, Judged(LABELS, LOGITS))
+
+
+def test_another_label_is_refused_with_its_row() -> None:
+    with pytest.raises(IntegrityError, match=r"1 test rows otherwise.*row 2: 'a', not 'b'"):
+        compare(["a", "a"], LOGITS, Judged(LABELS, LOGITS))
+    with pytest.raises(IntegrityError, match="row 1"):
+        compare([None, "b"], None, Judged(LABELS, None))
+
+
+def test_a_label_that_rounding_decides_may_differ() -> None:
+    tie = np.array([[0.5, 0.5], [0.0, 1.0]], dtype="float32")
+    assert compare(["b", "b"], tie, Judged(LABELS, tie)) == 0.0
+
+
+def test_a_missing_row_or_missing_logits_are_refused() -> None:
+    with pytest.raises(IntegrityError, match="1 rows; 2 were judged"):
+        compare(LABELS[:1], LOGITS[:1], Judged(LABELS, LOGITS))
+    with pytest.raises(IntegrityError):
+        compare(LABELS, None, Judged(LABELS, LOGITS))
+
+
+def prompt_settings(settings: Settings, url: str) -> Settings:
+    endpoint = Endpoint(base_url=url, model="m", usd_per_million_input=1.0, usd_per_million_output=2.0)
+    return settings.model_copy(update={"endpoints": {"there": endpoint}})
+
+
+def sentiment(request: dict[str, Any], number: int) -> Say:
+    text = request["messages"][-1]["content"]
+    label = "positive" if any(word in text for word in ("superb", "moving", "bright", "clever")) else "negative"
+    return Say(completion(f'{{"label": "{label}"}}'))
+
+
+def test_a_prompt_is_published_when_its_messages_come_back_byte_for_byte(
+    tmp_path: Path, made: Path, settings: Settings, client: StoreClient
+) -> None:
+    workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
+    cap = Cap(1.0)
+    with Loopback(sentiment) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
+        prompt = Prompt(name="shots", endpoint="there", technique=Technique.FEW_SHOT, examples=2)
+        winner = build_prompt(prompt, dataset, places.settings.endpoint("there"), workspace)
+        predictions = predict(winner, dataset, places, cap, workspace)
+        asked, spent = len(server.requests), cap.spent_usd
+        record = publish(publication_of(winner, predictions, dataset, "direct"), places, workspace, cap)
+        assert (record.rows_verified, record.rows_asked_again, record.answers_repeated) == (40, 5, 5)
+        assert len(server.requests) == asked + 5
+        assert cap.spent_usd > spent
+    card = (client.read(client.key("contenders", record.champion.sha256, "README.md")) or (b"", ""))[0].decode()
+    assert f"curl {server.url}/chat/completions" in card
+    assert "<text>" in card
+
+
+def test_a_prompt_within_a_spent_cap_is_published_without_asking_again(tmp_path: Path, made: Path, settings: Settings) -> None:
+    workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
+    with Loopback(sentiment) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
+        prompt = Prompt(name="zero", endpoint="there")
+        winner = build_prompt(prompt, dataset, places.settings.endpoint("there"), workspace)
+        predictions = predict(winner, dataset, places, Cap(1.0), workspace)
+        asked = len(server.requests)
+        record = publish(publication_of(winner, predictions, dataset, "direct"), places, workspace, Cap(0.0))
+        assert record.rows_asked_again == 0
+        assert len(server.requests) == asked
+
+
+def test_a_prompt_that_gets_no_answer_any_more_is_not_made_champion(tmp_path: Path, made: Path, settings: Settings) -> None:
+    workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
+    with Loopback(sentiment) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
+        winner = build_prompt(Prompt(name="zero", endpoint="there"), dataset, places.settings.endpoint("there"), workspace)
+        predictions = predict(winner, dataset, places, Cap(1.0), workspace)
+        server.behave = lambda request, number: Say(completion("nothing to say"))
+        with pytest.raises(IntegrityError, match="none of 5 test rows got a usable answer"):
+            publish(publication_of(winner, predictions, dataset, "direct"), places, workspace, Cap(1.0))
+        assert current_champion(places, "direct", NAME) is None
+
+
+@pytest.mark.slow
+def test_a_tuned_contender_comes_back_with_the_same_logits_and_loads_with_peft_alone(
+    tmp_path: Path, made: Path, settings: Settings, client: StoreClient
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
+    make_base(tmp_path / "base")
+    tuned = Tuned(name="lora", base="base", targets=["q_lin"], epochs=1, batch_size=16, max_tokens=32)
+    with LivePlaces(settings.model_copy(update={"roots": [tmp_path]})) as places:
+        base = resolve_base("base", "", places.settings)
+        winner = tune(tuned, dataset, make_tokens(tmp_path / "tokens", base, dataset), base, workspace)
+        predictions = predict(winner, dataset, places, Cap(0.0), workspace)
+        record = publish(publication_of(winner, predictions, dataset, "direct"), places, workspace)
+    assert (record.rows_verified, record.largest_logit_difference) == (40, 0.0)
+    back = tmp_path / "back"
+    fetch_contender(client, record.champion.sha256, back)
+    assert "PeftModel.from_pretrained" in (back / "README.md").read_text()
+    PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=2), back / "adapter")
