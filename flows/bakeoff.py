@@ -48,7 +48,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
             run_id=str(flow_run.id),
             name=config.name,
             dataset=dataset,
-            champion=champion and champion.champion(),
+            champion=champion.champion() if champion else None,
             spent_usd=bench.cap.spent_usd,
             reused=bench.workspace.reused,
             created=datetime.now(UTC),

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from services.places import LivePlaces
 from tasks.config import BakeoffConfig
+from tasks.records import ContenderRecord
 from tasks.settings import Settings, load_settings
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from tasks.prompting.ask import AskContext
     from tasks.prompting.budget import Cap
 
 
@@ -22,11 +24,21 @@ class Bench:
     workspace: Workspace
     places: LivePlaces
     cap: "Cap"
+    max_failed: float
 
     def resource(self, occupies: str) -> str:
         """The lane of a contender: the embedded LLM shares the cores with training, so both are `device`."""
         name = occupies.removeprefix("endpoint:")
         return "device" if name == occupies or self.settings.endpoint(name).service else occupies
+
+    def asking(self, contender: ContenderRecord) -> "AskContext | None":
+        """What the contender asks with, its endpoint listening; None for one that asks nobody."""
+        from tasks.prompting.ask import AskContext, journal_path
+
+        name = contender.occupies.removeprefix("endpoint:")
+        if name == contender.occupies:
+            return None
+        return AskContext(self.places.endpoint(name), self.cap, journal_path(self.workspace.root, name), self.max_failed)
 
 
 @contextmanager
@@ -40,7 +52,7 @@ def opened(config: BakeoffConfig) -> Iterator[Bench]:
 
     settings = load_settings()
     with LivePlaces(settings) as places:
-        yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd))
+        yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
 
 
 def check_names(config: BakeoffConfig, settings: Settings) -> None:

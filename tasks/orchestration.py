@@ -28,7 +28,7 @@ def stage(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], 
     Prefect's own cache is off, since the workspace is the one cache; nothing is persisted, since records are in the workspace. A
     child process that was killed is tried once more: it goes on from what it kept.
     """
-    return task(  # type: ignore[call-overload,no-any-return]
+    return task(
         name=name,
         task_run_name=run_name,
         cache_policy=NO_CACHE,
@@ -110,7 +110,7 @@ class Lanes:
     def submit(self, resource: str, work: Task[P, R], *args: Any) -> PrefectFuture[R]:
         """Start `work` once what was submitted to the resource before has ended, well or not."""
         waits = [allow_failure(self._last[resource])] if resource in self._last else []
-        future: PrefectFuture[R] = work.submit(*args, wait_for=waits)  # type: ignore[call-overload]
+        future: PrefectFuture[R] = work.submit(*args, wait_for=waits)  # type: ignore[arg-type]
         self._last[resource] = future
         return future
 

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 STAGE = Stage("prompt", 1, ("tasks.prompting.techniques", "tasks.prompting.messages"))
 INSTRUCTIONS = 'Classify the text. Answer with one of these labels: {{ labels|join(", ") }}.'
 """The general instructions, for a prompt that has none of its own."""
+AS_JSON = ' Answer as {"label": "…"}.'
+"""Follows the instructions where the answer is held to a schema: without it small models fill the object with white space."""
 SHOTS_SHARE = 0.5
 """Of the context, at most so much goes to labelled examples; the rest is the row's."""
 
@@ -101,7 +103,7 @@ def _spec(prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint) -> PromptS
         technique=prompt.technique,
         labels=dataset.labels,
         inputs=dataset.inputs,
-        instructions=render_instructions(template, dataset.labels, dataset.inputs),
+        instructions=render_instructions(template, dataset.labels, dataset.inputs) + (AS_JSON if endpoint.json_schema else ""),
         shots=TECHNIQUES[prompt.technique](prompt, dataset, endpoint),
         structured=endpoint.json_schema,
         max_answer_tokens=prompt.max_answer_tokens,
