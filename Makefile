@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock stages campaigns clean
+.PHONY: help setup demo test lint format lock stages deploy worker clean
 
 help: ## List the operations
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -36,8 +36,19 @@ lint: setup ## Style, types and imports alone
 format: setup ## Put the code into the house style
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-lock: setup ## Write requirements.lock from what is installed in .venv
-	@$(BIN)/python -m deployments.lock > requirements.lock.new && mv requirements.lock.new requirements.lock
+stages: setup ## Keep the code hashes of the stages' versions, after a change
+	@$(BIN)/python -m tests.stages
+
+lock: setup ## Resolve requirements.lock anew from pyproject.toml, for every platform
+	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet --output-file requirements.lock
+
+deploy: setup ## Register the flow on the work pools of a running Prefect server
+	@$(BIN)/python -m deployments
+
+POOL ?= cpu
+worker: setup ## Start a worker: make worker POOL=gpu|apple-silicon|cpu
+	@BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} $(BIN)/prefect worker start --pool $(POOL) --type process
 
 clean: ## Remove .venv (the workspace in .bakeoff stays)
 	@rm -rf $(VENV)

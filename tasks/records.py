@@ -47,7 +47,7 @@ class Failure(StrEnum):
 
 
 class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, ser_json_inf_nan="strings")
 
 
 class Record(Model):
@@ -364,9 +364,9 @@ class Verdict(Model):
     """The contender that is champion after this run because of this run's evidence; null without enough of it."""
     contenders: list[ContenderVerdict]
     comparison: Comparison | None
-    """The one that decided: the winner against the champion before it, else against the best trivial contender."""
+    """The one that decided: the best on dev against the champion, else against the trivial contender that came closest."""
     comparisons: list[Comparison]
-    """The best contender on dev against every other finalist, and the champion."""
+    """The best contender on dev against every other finalist, every trivial contender, and the champion."""
     champion: Champion | None
     spent_usd: float
     """Paid to endpoints by this run."""

@@ -32,7 +32,20 @@ if TYPE_CHECKING:
     from tasks.prompting.budget import Cap
 
 logger = logging.getLogger(__name__)
-STAGE = Stage("predictions", 1, ("tasks.evaluation.predictions",))
+STAGE = Stage(
+    "predictions",
+    1,
+    (
+        "tasks.evaluation.predictions",
+        "tasks.contenders.predict",
+        "tasks.contenders.trivial",
+        "tasks.contenders.tuned",
+        "tasks.prompting.ask",
+        "tasks.prompting.endpoint",
+        "tasks.prompting.messages",
+        "tasks.prompting.parsing",
+    ),
+)
 SCORED: tuple[Split, ...] = ("dev", "test")
 LATENCY_ROWS = 50
 """Test rows that a contender on a device predicts singly, to be timed."""

@@ -1,8 +1,8 @@
 """The gate: from scores and paired answers to a decision. It fails closed: whatever is odd is not enough evidence.
 
-Dev picks one finalist an arm. The candidate is the finalist that is best on dev among the arms that are not trivial; the baseline
-is the trivial one. Only then is test looked at, in one comparison that was settled beforehand: the candidate against the champion,
-or against the baseline while there is no champion.
+Dev picks one finalist an arm. The candidate is the finalist that is best on dev among the arms that are not trivial. Only then is
+test looked at: the candidate against the champion, or while there is no champion against the trivial contenders. It must beat each
+of these at the full level. That needs no correction: one that is no better than some of them passes with chance alpha at most.
 """
 
 import logging
@@ -101,16 +101,17 @@ def decide(gate: Gate, contestants: Sequence[Contestant], champion: Contestant |
     odd = _odd(gate, contestants, finalists, champion)
     if odd:
         return _judgement(contestants, finalists, Decision.NOT_ENOUGH_EVIDENCE, f"Not enough evidence: {odd}.", None, None, [])
-    candidate, baseline = _candidate(finalists), _baseline(finalists)
-    rivals = [each for each in finalists if each is not candidate]
-    comparisons = [_compare(gate, candidate, rival, rival.name) for rival in rivals]
+    candidate = _candidate(finalists)
+    rivals = [each for each in finalists if not each.trivial and each is not candidate]
+    hurdles = [_compare(gate, candidate, each, each.name) for each in contestants if each.trivial]
+    comparisons = [*(_compare(gate, candidate, rival, rival.name) for rival in rivals), *hurdles]
+    deciding = min(hurdles, key=lambda hurdle: (_better(gate, hurdle), hurdle.difference))  # the hardest to beat
     if champion and champion.scores.of != candidate.scores.of:
-        return _versus(gate, contestants, finalists, champion, comparisons)
-    deciding = comparisons[rivals.index(baseline)]
+        return _versus(gate, contestants, finalists, champion, comparisons, deciding.against)
     if champion:
         reason = reason_same(candidate.scores, deciding, _better(gate, deciding))
         return _judgement(contestants, finalists, Decision.KEEP_CHAMPION, reason, candidate.name, deciding, comparisons)
-    won = _better(gate, deciding)
+    won = all(_better(gate, hurdle) for hurdle in hurdles)
     decision = Decision.PUBLISH if won else Decision.NOT_ENOUGH_EVIDENCE
     reason = reason_first(won, candidate.scores, deciding, comparisons, gate)
     return _judgement(contestants, finalists, decision, reason, candidate.name if won else None, deciding, comparisons)
@@ -122,9 +123,10 @@ def _versus(
     finalists: Sequence[Contestant],
     champion: Contestant,
     comparisons: list[Comparison],
+    baseline: str,
 ) -> Judgement:
     """Against a champion that is another contender: better by enough, surely not better by enough, or neither."""
-    candidate, baseline = _candidate(finalists), _baseline(finalists)
+    candidate = _candidate(finalists)
     ours = next((each for each in contestants if each.scores.of == champion.scores.of), None)
     label = ours.name if ours else champion_label(champion.name)
     deciding = next((each for each in comparisons if each.against == label), None)
@@ -137,7 +139,7 @@ def _versus(
         decision, winner = Decision.KEEP_CHAMPION, champion.name
     else:
         decision, winner = Decision.NOT_ENOUGH_EVIDENCE, None
-    reason = reason_versus(decision, candidate.scores, deciding, comparisons, baseline.name, gate)
+    reason = reason_versus(decision, candidate.scores, deciding, comparisons, baseline, gate)
     return _judgement(contestants, finalists, decision, reason, winner, deciding, comparisons)
 
 
@@ -162,10 +164,6 @@ def _finalists(ranked: Sequence[Contestant]) -> list[Contestant]:
 
 def _candidate(finalists: Sequence[Contestant]) -> Contestant:
     return next(each for each in finalists if not each.trivial)
-
-
-def _baseline(finalists: Sequence[Contestant]) -> Contestant:
-    return next(each for each in finalists if each.trivial)
 
 
 def _odd(gate: Gate, contestants: Sequence[Contestant], finalists: Sequence[Contestant], champion: Contestant | None) -> str | None:

@@ -36,13 +36,24 @@ def test_without_a_champion_the_best_on_dev_is_published_when_it_beats_the_trivi
     assert (judgement.decision, judgement.winner) == (PUBLISH, "lora")
     assert (judgement.comparison.contender, judgement.comparison.against) == ("lora", "tfidf")
     assert judgement.comparison.difference == pytest.approx(0.15)
-    assert [comparison.against for comparison in judgement.comparisons] == ["few_shot", "tfidf"]
+    assert [comparison.against for comparison in judgement.comparisons] == ["few_shot", "tfidf", "majority"]
     assert "80.0 % on 500 test rows, 15.0 points more than tfidf [" in judgement.reason
 
 
 def test_the_candidate_is_chosen_on_dev_though_another_is_better_on_test():
     judgement = decide(GATE, field(lora=0.75, few_shot=0.9), None)
     assert (judgement.decision, judgement.winner) == (PUBLISH, "lora")
+
+
+def test_every_trivial_contender_must_be_beaten_not_just_the_one_that_is_best_on_dev():
+    contestants = field(tfidf=0.79)
+    tfidf = next(each for each in contestants if each.name == "tfidf")
+    worse_on_dev = tfidf.scores.model_copy(update={"dev": tfidf.scores.dev.model_copy(update={"accuracy": 0.4})})
+    others = [each for each in contestants if each.name != "tfidf"]
+    judgement = decide(GATE, [*others, Contestant(worse_on_dev, tfidf.examples, tfidf.correct)], None)
+    assert [each.name for each in judgement.contenders if each.finalist and each.arm == "trivial"] == ["majority"]
+    assert judgement.decision == UNSURE
+    assert judgement.comparison.against == "tfidf"
 
 
 def test_dev_picks_one_finalist_an_arm():
@@ -133,7 +144,7 @@ def test_a_champion_with_a_contenders_name_is_another_contender_all_the_same():
 def test_a_champion_that_is_another_finalist_of_this_run_is_compared_once():
     judgement = decide(GATE, field(), field()[1])
     assert (judgement.decision, judgement.winner) == (PUBLISH, "lora")
-    assert [comparison.against for comparison in judgement.comparisons] == ["few_shot", "tfidf"]
+    assert [comparison.against for comparison in judgement.comparisons] == ["few_shot", "tfidf", "majority"]
     assert judgement.comparison.against == "few_shot"
 
 
