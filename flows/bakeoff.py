@@ -11,7 +11,7 @@ from tasks.contenders.stage import trivial
 from tasks.data.stage import load, tokenize
 from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
-from tasks.orchestration import Lanes, progress_on_page
+from tasks.orchestration import Lanes, progress_on_page, roots_of_run
 from tasks.prompting.stage import prompt_contender
 from tasks.records import ContenderRecord, DatasetRecord, Decision, Verdict
 from tasks.registry.champion import ChampionVersion
@@ -35,7 +35,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         Refused: the config or the data cannot be used; nothing was spent.
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
-    with opened(config) as bench, progress_on_page():
+    with opened(config, *roots_of_run()) as bench, progress_on_page():
         check_names(config, bench.settings)
         dataset = load(config.dataset, bench.settings, bench.workspace)
         champion = find_champion(config, bench.places)
@@ -65,15 +65,16 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
 def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Evaluated:
     """Every contender, made and evaluated; those that occupy the same resource take turns."""
     lanes, space = Lanes(), bench.workspace
+    bases = [find_base(tuned, bench.settings) for tuned in config.tuned]  # found out before anybody is paid
     made = [("device", lanes.submit("device", trivial, kind, dataset, space)) for kind in config.trivial]
-    for tuned in config.tuned:
-        base = lanes.submit("device", find_base, tuned, bench.settings)
+    for tuned, base in zip(config.tuned, bases, strict=True):
         tokens = lanes.submit("device", tokenize, tuned, dataset, base, space)
         made.append(("device", lanes.submit("device", train, tuned, dataset, tokens, base, space, config.samples)))
     for prompt in config.prompts:
         endpoint, resource = bench.settings.endpoint(prompt.endpoint), bench.resource(f"endpoint:{prompt.endpoint}")
         made.append((resource, lanes.submit(resource, prompt_contender, prompt, dataset, endpoint, space)))
     evaluations = [lanes.submit(lane, evaluate, each, dataset, bench.places, bench.cap, config, space) for lane, each in made]
+    lanes.finish()
     return [(each.result(), evaluation.result()) for (_, each), evaluation in zip(made, evaluations, strict=True)]
 
 

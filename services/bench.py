@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.places import LivePlaces
@@ -42,15 +43,18 @@ class Bench:
 
 
 @contextmanager
-def opened(config: BakeoffConfig) -> Iterator[Bench]:
+def opened(config: BakeoffConfig, *roots: Path) -> Iterator[Bench]:
     """A bench for the time of a `with`; embedded services that were started stop with it.
+
+    Args:
+        roots: folders whose files the run may read, beside those that the operator named.
 
     Raises:
         BadConfig: the settings are wrong.
     """
     from tasks.prompting.budget import Cap
 
-    settings = load_settings()
+    settings = load_settings(*roots)
     with LivePlaces(settings) as places:
         yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
 

@@ -83,7 +83,8 @@ class Dataset(Part):
     label: str = "label"
     """The column with the right answer."""
     labels: dict[str, str] = {}
-    """Names for the values of the label column, such as `0: negative`. Values that are not listed are refused."""
+    """Names for the values of the label column, such as `0: negative`. Values that are not listed are refused; class labels that
+    bear these names already are taken as they are."""
     splits: Splits = Splits()
     """Which rows teach, select and decide."""
     on_bad_rows: OnBadRows = OnBadRows.REFUSE

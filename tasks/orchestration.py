@@ -1,20 +1,25 @@
 """What the rooms' Prefect tasks share. Only `tasks/*/stage.py` and the flows import this; everything else knows no Prefect."""
 
 import logging
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, allow_failure, task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
+from prefect.logging.handlers import APILogHandler
+from prefect.runtime import deployment
 
-from tasks.errors import BakeoffError, ChildDied
+from tasks.errors import BadConfig, BakeoffError, ChildDied
 from tasks.progress import Bar, listening
+from tasks.settings import PREFECT_DEFAULTS
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -46,6 +51,14 @@ def _child_died(_task: Any, _run: Any, state: Any) -> bool:
 def artifact_key(*parts: str) -> str:
     """A key that Prefect accepts: lower case, digits and dashes."""
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
+    """A table on the run's page in Prefect, where there is anything to show."""
+    from prefect.artifacts import create_table_artifact
+
+    if rows:
+        create_table_artifact(key=artifact_key(key), table=rows, description=description)
 
 
 @contextmanager
@@ -98,6 +111,20 @@ def _show(artifacts: dict[str, Any], title: str, share: float) -> None:
         artifacts[title] = create_progress_artifact(share, key=artifact_key("progress", title), description=title)
 
 
+def roots_of_run() -> list[Path]:
+    """Whose files this run may read beside the operator's roots: the working folder's for a function call, none for a run of a
+    deployment, which anybody who reaches the form may start.
+
+    Raises:
+        BadConfig: a worker has no lasting home; in its temporary folder everything would be lost with the run.
+    """
+    if not deployment.id:
+        return [Path.cwd()]
+    if not Path(os.environ.get("BAKEOFF_HOME", "")).is_absolute():
+        raise BadConfig("this worker has no lasting home: start it with BAKEOFF_HOME set to an absolute path (`make worker` does)")
+    return []
+
+
 class Lanes:
     """Resources, not turns: work that occupies the same resource goes one after another; different resources go side by side.
 
@@ -106,13 +133,21 @@ class Lanes:
 
     def __init__(self) -> None:
         self._last: dict[str, PrefectFuture[Any]] = {}
+        self._all: list[PrefectFuture[Any]] = []
 
     def submit(self, resource: str, work: Task[P, R], *args: Any) -> PrefectFuture[R]:
         """Start `work` once what was submitted to the resource before has ended, well or not."""
         waits = [allow_failure(self._last[resource])] if resource in self._last else []
         future: PrefectFuture[R] = work.submit(*args, wait_for=waits)  # type: ignore[arg-type]
         self._last[resource] = future
+        self._all.append(future)
         return future
+
+    def finish(self) -> None:
+        """Wait for everything, and raise the first failure in the order of submission: the cause itself, since what was to work on
+        a failed result was submitted after it and never ran."""
+        for future in self._all:
+            future.result()
 
 
 class _NoTraceback(logging.Filter):
@@ -124,5 +159,18 @@ class _NoTraceback(logging.Filter):
         return True
 
 
+def _hear_libraries() -> None:
+    """Send the project's and the libraries' logs to the run's log. Prefect sees to that itself only where its settings were made
+    before it was imported; a worker's process imports it first."""
+    prefects = logging.getLogger("prefect.extra")
+    for name in PREFECT_DEFAULTS["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","):
+        library = logging.getLogger(name)
+        if not any(isinstance(handler, APILogHandler) for handler in library.handlers):
+            for handler in prefects.handlers:
+                library.addHandler(handler)
+            library.setLevel(library.level or prefects.level)
+
+
+_hear_libraries()
 for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(name).addFilter(_NoTraceback())

@@ -95,6 +95,14 @@ class Base(Place):
     """The SHA-256 of its `model.safetensors`, checked before use."""
 
 
+PREFECT_DEFAULTS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,services,transformers,datasets,peft",
+}
+
 BUILT_IN: dict[str, Any] = {
     "roots": [],
     "endpoints": {
@@ -104,8 +112,8 @@ BUILT_IN: dict[str, Any] = {
             "usd_per_million_input": 0,
             "usd_per_million_output": 0,
             "usd_per_hour": 0.10,
-            "concurrency": 4,
-            "context_tokens": 2048,
+            "concurrency": 1,
+            "context_tokens": 8192,
         },
         "openai": {
             "base_url": "https://api.openai.com/v1",
@@ -213,14 +221,7 @@ def load_settings(*extra_roots: Path) -> Settings:
 def prefect_defaults() -> None:
     """Set what Prefect reads when it is imported, where the user has not: no phoning home, time for a slow machine to start the
     ephemeral server, and the libraries' logs in the run's log."""
-    defaults = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,services,transformers,datasets,peft",
-    }
-    for name, value in defaults.items():
+    for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
 
 

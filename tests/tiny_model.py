@@ -52,15 +52,17 @@ def make_dataset(folder: Path) -> DatasetRecord:
 def make_base(folder: Path, kind: str = "distilbert", seed: int = 0, **sizes: Any) -> ResolvedBase:
     """A random model (dim 32, 2 layers) with a word-level tokenizer trained on the spot."""
     import torch
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel
+    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model
 
-    tokenizer = make_tokenizer(folder)
+    tokenizer = make_tokenizer(folder, padded=kind != "gpt2")
     torch.manual_seed(seed)
     common = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
     common["initializer_range"] = 0.2  # so that a frozen random encoder tells its inputs apart
     if kind == "bert":
         given = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64} | sizes
         model = BertModel(BertConfig(**common, **given))
+    elif kind == "gpt2":
+        model = GPT2Model(GPT2Config(n_embd=32, n_layer=2, n_head=4, bos_token_id=3, eos_token_id=3, **common))
     else:
         given = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64} | sizes
         model = DistilBertModel(DistilBertConfig(**common, **given))
@@ -68,8 +70,8 @@ def make_base(folder: Path, kind: str = "distilbert", seed: int = 0, **sizes: An
     return ResolvedBase(f"folder-{seed}", digest(sizes | {"seed": seed}), folder, file_sha256(folder / "config.json"))
 
 
-def make_tokenizer(folder: Path) -> Any:
-    """A BERT-like tokenizer over the tiny data set's words, saved into `folder`."""
+def make_tokenizer(folder: Path, padded: bool = True) -> Any:
+    """A BERT-like tokenizer over the tiny data set's words, saved into `folder`; without a pad token it is like GPT-2's."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -79,6 +81,8 @@ def make_tokenizer(folder: Path) -> Any:
     core.pre_tokenizer = pre_tokenizers.Whitespace()
     core.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    if not padded:
+        names = {"eos_token": "[SEP]"}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=512, **names)
     tokenizer.save_pretrained(folder)
     return tokenizer

@@ -52,7 +52,7 @@ def predict(request: dict[str, Any]) -> dict[str, Any]:
         IntegrityError: the folder is not what its manifest says, or its base is another.
     """
     asked = Request.model_validate(request)
-    _quiet_libraries()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     predictor = load_contender(asked.contender, settings=load_settings(*asked.roots))
     asked.out.mkdir(parents=True, exist_ok=True)
     total = sum(_count(path) for path in asked.splits.values())
@@ -132,12 +132,6 @@ def _schema(pyarrow: Any) -> Any:
         "logits": pyarrow.list_(number),
     }
     return pyarrow.schema([(name, types[name]) for name in Answer.model_fields])
-
-
-def _quiet_libraries() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ class TunedPredictor:
         from tasks.data.tokenize import load_tokenizer
         from tasks.device import pick_device
         from tasks.tuning.methods import restore
+        from tasks.tuning.quiet import quiet_libraries
 
+        quiet_libraries()
         self.spec = _spec(folder, manifest)
         _refuse_missing_weights(folder, manifest, self.spec.method)
         base = None if self.spec.method is Method.FULL else find_base(self.spec, settings)

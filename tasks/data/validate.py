@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tasks.config import Dataset
+from tasks.config import Dataset, Gate, Splits
 from tasks.data.duplicates import content_key
 from tasks.data.reading import Part, SourceSplit, batches
 from tasks.data.text_files import lines_of_rows
@@ -158,6 +158,11 @@ def check_roles(roles: Mapping[Split, Sequence[Row]], labels: Sequence[str], pro
     if len(labels) > 20 and len(labels) * 2 > rows:
         problems.add(f"the label column has {len(labels):,} different values in {rows:,} rows: is dataset.label right?")
         return
+    if rows < _rows_wanted() and any(len(inside) < 2 for inside in roles.values()):
+        problems.add(
+            f"a bake-off needs more than {plural(rows, 'row')}: a verdict takes {Gate().minimum_rows} test rows (gate.minimum_rows),"
+            f" so about {_rows_wanted()} rows in all by default; fewer labelled rows serve for grading"
+        )
     taught = {row.label for row in roles["train"]}
     for role, inside in roles.items():
         found = {row.label for row in inside}
@@ -167,6 +172,11 @@ def check_roles(roles: Mapping[Split, Sequence[Row]], labels: Sequence[str], pro
             problems.add(f"{role} has one class only ({found.pop()!r}, {plural(len(inside), 'row')}): give rows of every class")
         elif missing := sorted(found - taught):
             problems.add(f"{role} has labels that train lacks: {_listed(missing)}; train has {_listed(sorted(taught)) or 'none'}")
+
+
+def _rows_wanted() -> int:
+    """How many rows a data set without splits of its own needs for a verdict, by the defaults."""
+    return math.ceil(Gate().minimum_rows / Splits().test_share)
 
 
 def _is_wanted(row: Mapping[str, Any], names: Mapping[str, list[str] | None], where: Mapping[str, str], scan: Scan) -> bool:
@@ -214,6 +224,8 @@ def _read_label(value: Any, names: list[str] | None, listed: Mapping[str, str]) 
         if not 0 <= value < len(names):
             return str(value), "a label that marks rows without one, or is out of range"
         raw = names[value].strip()
+        if raw in listed.values():
+            return raw, ""  # a class that bears one of the listed names already
     elif isinstance(value, float) and math.isfinite(value):
         if not value.is_integer():
             return str(value), "a label that is a number with a fraction, not a class"

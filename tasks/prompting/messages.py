@@ -6,7 +6,7 @@ cache of the shared prefix.
 
 import json
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from pydantic import Field
@@ -131,4 +131,6 @@ def _environment() -> Any:
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             raise SecurityError(f"operator {operator} is not allowed in a prompt")
 
-    return Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment = Sandbox(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment.filters["json"] = partial(json.dumps, ensure_ascii=False)  # Jinja's own `tojson` escapes for HTML
+    return environment

@@ -21,10 +21,13 @@ from tasks.workspace import Building, Stage, Workspace
 
 logger = logging.getLogger(__name__)
 STAGE = Stage("prompt", 1, ("tasks.prompting.techniques", "tasks.prompting.messages"))
-INSTRUCTIONS = 'Classify the text. Answer with one of these labels: {{ labels|join(", ") }}.'
+TASK = "Classify the text."
 """The general instructions, for a prompt that has none of its own."""
-AS_JSON = ' Answer as {"label": "…"}.'
-"""Follows the instructions where the answer is held to a schema: without it small models fill the object with white space."""
+NAMES = ' Answer with one of these labels: {{ labels|join(", ") }}.'
+FORM = ' Answer as {"label": "…"}.'
+FORMS = ' Answer with JSON: {% for label in labels %}{{ " or " if not loop.first }}{"label": {{ label|json }}}{% endfor %}.'
+"""How to answer where the answer is held to a schema: FORM without labelled examples, FORMS with them. Unsaid, small models fill
+the object with white space; and SmolLM2 says one label to nearly every row with FORMS alone, or with FORM and examples."""
 SHOTS_SHARE = 0.5
 """Of the context, at most so much goes to labelled examples; the rest is the row's."""
 
@@ -96,15 +99,16 @@ def build_prompt(prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint, wor
 
 
 def _spec(prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint) -> PromptSpec:
-    template = prompt.instructions or INSTRUCTIONS
+    shots = TECHNIQUES[prompt.technique](prompt, dataset, endpoint)
+    template = _instructions(prompt.instructions, endpoint.json_schema, bool(shots))
     spec = PromptSpec(
         endpoint=prompt.endpoint,
         model=endpoint.model,
         technique=prompt.technique,
         labels=dataset.labels,
         inputs=dataset.inputs,
-        instructions=render_instructions(template, dataset.labels, dataset.inputs) + (AS_JSON if endpoint.json_schema else ""),
-        shots=TECHNIQUES[prompt.technique](prompt, dataset, endpoint),
+        instructions=render_instructions(template, dataset.labels, dataset.inputs),
+        shots=shots,
         structured=endpoint.json_schema,
         max_answer_tokens=prompt.max_answer_tokens,
     )
@@ -115,6 +119,14 @@ def _spec(prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint) -> PromptS
             f"{endpoint.context_tokens}: shorten `instructions` or lower `examples`"
         )
     return spec
+
+
+def _instructions(own: str, structured: bool, with_examples: bool) -> str:
+    """The instructions' template: the prompt's own or the general ones, and the form of the answer."""
+    forms = FORMS if with_examples else FORM
+    if own:
+        return own + (forms if structured else "")
+    return TASK + (forms if structured and with_examples else NAMES + (FORM if structured else ""))
 
 
 def _balanced(rows: Sequence[Example], labels: Sequence[str], prompt: Prompt) -> list[Example]:

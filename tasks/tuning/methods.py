@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 ADAPTER, HEAD, WHOLE = "adapter", "head.safetensors", "model"
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 """What architectures call their attention dropout."""
-LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "bias")
+LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "bias", "fan_in_fan_out")
 """The only keys of an adapter's config that are obeyed; others can name code to import."""
 
 

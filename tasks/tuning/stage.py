@@ -2,7 +2,7 @@
 
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Tuned
-from tasks.orchestration import stage
+from tasks.orchestration import show_table, stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
 from tasks.settings import Settings
 from tasks.tuning.tune import tune
@@ -19,5 +19,11 @@ def find_base(tuned: Tuned, settings: Settings) -> ResolvedBase:
 def train(
     tuned: Tuned, dataset: DatasetRecord, tokens: TokensRecord, base: ResolvedBase, workspace: Workspace, samples: list[str]
 ) -> ContenderRecord:
-    """Train one contender, or find the one that was trained from the same."""
-    return tune(tuned, dataset, tokens, base, workspace, samples)
+    """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page."""
+    contender = tune(tuned, dataset, tokens, base, workspace, samples)
+    facts = contender.training
+    if facts:
+        said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"
+        show_table(f"training {tuned.name}", facts.epochs, f"{said}; epoch {facts.best_epoch} is the best on dev")
+    show_table(f"samples {tuned.name}", contender.samples, "Predictions before and after training")
+    return contender

@@ -61,10 +61,12 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
         TrainingError: the loss is no number any more, or not even one row fits the memory.
     """
     job = Job.model_validate(request)
-    _quiet_libraries()
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # the base is on this machine already
     from tasks.data.tokenize import load_tokenizer
     from tasks.tuning.methods import store
+    from tasks.tuning.quiet import quiet_libraries
 
+    quiet_libraries()
     device = pick_device()
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
@@ -207,18 +209,6 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _quiet_libraries() -> None:
-    """No bars, reports or network of the libraries' own: progress is told by ours, and the base is on this machine already."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    import datasets
-    import transformers
-
-    datasets.disable_progress_bars()
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.data.made_rows import Rows, make_rows
-from tests.fake_hub import FakeHub, Repository
+from tests.hub.standin import Repository, StandInHub
 
 RUN = """
 import json, os, sys
@@ -50,16 +50,16 @@ def load_in_a_process(tmp_path: Path, url: str, **config: Any) -> dict[str, Any]
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> FakeHub:
+def hub(tmp_path: Path) -> StandInHub:
     """One data set, with train and validation splits."""
     labels = ("Negative", "Positive")
     folder = save(tmp_path / "repository", train=make_rows(100, 1, labels), validation=make_rows(100, 2, labels))
-    return FakeHub({"datasets/owner/reviews": folder})
+    return StandInHub({"datasets/owner/reviews": folder})
 
 
 @pytest.mark.slow
-def test_a_data_set_of_the_hub_is_read_at_its_commit_once(tmp_path: Path, hub: FakeHub) -> None:
-    commit = Repository("", hub.folders["datasets/owner/reviews"]).commit
+def test_a_data_set_of_the_hub_is_read_at_its_commit_once(tmp_path: Path, hub: StandInHub) -> None:
+    commit = Repository("datasets", "owner/reviews", hub.folders["datasets/owner/reviews"]).commit
     with hub.serving() as url:
         first = load_in_a_process(tmp_path, url, source="owner/reviews")
         again = load_in_a_process(tmp_path, url, source="owner/reviews")
@@ -81,7 +81,9 @@ def test_a_data_set_of_the_hub_is_read_at_its_commit_once(tmp_path: Path, hub: F
         ({"source": "owner/reviews", "subset": "klingon"}, "BadConfig", "klingon"),
     ],
 )
-def test_what_the_hub_does_not_have_is_refused(config: dict[str, str], error: str, said: str, tmp_path: Path, hub: FakeHub) -> None:
+def test_what_the_hub_does_not_have_is_refused(
+    config: dict[str, str], error: str, said: str, tmp_path: Path, hub: StandInHub
+) -> None:
     with hub.serving() as url:
         result = load_in_a_process(tmp_path, url, **config)
 

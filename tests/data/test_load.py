@@ -143,6 +143,17 @@ def test_class_labels_in_another_order_in_another_split_are_compared_by_name(tmp
     assert record.labels == ["bad", "good"]
 
 
+def test_class_labels_that_bear_the_configs_names_are_the_same_as_the_numbers_that_it_names(tmp_path: Path, load_it: Load) -> None:
+    names = {"0": "bad", "1": "good"}
+    write_class_labels(tmp_path / "classes.parquet", make_rows(100), ["bad", "good"])
+    write_parquet(tmp_path / "numbers.parquet", make_rows(100, labels=(0, 1)))
+    write_class_labels(tmp_path / "others.parquet", make_rows(100, labels=("bad", "great")), ["bad", "great"])
+
+    assert load_it("classes.parquet", labels=names).fingerprint == load_it("numbers.parquet", labels=names).fingerprint
+    with pytest.raises(BadData, match=r"50 rows with a label that dataset.labels does not list .*'great'"):
+        load_it("others.parquet", labels=names)
+
+
 def test_class_labels_in_another_order_in_another_file_of_one_split_are_compared_by_name(tmp_path: Path, load_it: Load) -> None:
     (tmp_path / "d").mkdir()
     first, second = make_rows(100, 1), make_rows(100, 2)

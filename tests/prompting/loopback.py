@@ -42,6 +42,11 @@ def error(status: int, message: str = "no", code: str | None = None, **headers: 
     return Say({"error": {"message": message, "code": code, "type": code}}, status, headers)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # the usual 5 would turn away those who connect all at once
+
+
 class Loopback:
     """The server, for the time of a `with`. `behave(request, number)` gives what to say; None says the right answer."""
 
@@ -52,8 +57,7 @@ class Loopback:
         self.most_at_once = 0
         self._at_once = 0
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
 
     def __enter__(self) -> Self:

@@ -1,4 +1,3 @@
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def test_the_folder_alone_renders_the_messages(dataset: DatasetRecord, workspace
     assert (manifest.kind, manifest.occupies, record.occupies) == ("prompt", "endpoint:local", "endpoint:local")
     request = build_request(read_prompt(record.folder), {"text": "a new row"})
     assert request["messages"][-1]["content"].endswith("a new row")
-    assert "bad, fine, good" in json.dumps(request["messages"])
+    assert '{"label": "bad"} or {"label": "fine"} or {"label": "good"}' in request["messages"][0]["content"]
 
 
 def test_examples_come_from_train_alone_and_are_balanced(dataset: DatasetRecord, workspace: Workspace) -> None:
@@ -108,3 +107,17 @@ def test_the_same_prompt_is_reused_and_another_model_is_not(dataset: DatasetReco
     other = build_prompt(FEW, dataset, ENDPOINT.model_copy(update={"model": "n"}), workspace)
     assert not other.reused
     assert other.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize("structured", [True, False])
+@pytest.mark.parametrize("technique", list(Technique))
+@pytest.mark.parametrize("own", ["", "What is it?"])
+def test_instructions_say_what_may_be_answered(
+    dataset: DatasetRecord, workspace: Workspace, own: str, technique: Technique, structured: bool
+) -> None:
+    endpoint = ENDPOINT.model_copy(update={"json_schema": structured})
+    prompt = Prompt(name="p", technique=technique, instructions=own)
+    said = read_prompt(build_prompt(prompt, dataset, endpoint, workspace).folder).instructions
+    assert said.startswith(own)
+    assert own or all(label in said for label in LABELS)
+    assert ('"label"' in said) == structured

