@@ -74,6 +74,7 @@ def serve_child(function: Callable[[Any], Any]) -> NoReturn:
             channel.flush()
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Forward(send)], force=True)
+    logging.getLogger("tasks.progress").setLevel(logging.WARNING)  # the parent logs the bars that it is told of
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     try:

@@ -162,9 +162,9 @@ class _NoTraceback(logging.Filter):
 def _hear_libraries() -> None:
     """Send the project's and the libraries' logs to the run's log. Prefect sees to that itself only where its settings were made
     before it was imported; a worker's process imports it first."""
-    prefects = logging.getLogger("prefect.extra")
-    for name in PREFECT_DEFAULTS["PREFECT_LOGGING_EXTRA_LOGGERS"].split(","):
-        library = logging.getLogger(name)
+    prefects, setting = logging.getLogger("prefect.extra"), "PREFECT_LOGGING_EXTRA_LOGGERS"
+    for name in filter(None, os.environ.get(setting, PREFECT_DEFAULTS[setting]).split(",")):
+        library = logging.getLogger(name.strip())
         if not any(isinstance(handler, APILogHandler) for handler in library.handlers):
             for handler in prefects.handlers:
                 library.addHandler(handler)
@@ -172,5 +172,7 @@ def _hear_libraries() -> None:
 
 
 _hear_libraries()
+for name in ("tasks", "services"):
+    logging.getLogger(name).setLevel(logging.INFO)
 for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
     logging.getLogger(name).addFilter(_NoTraceback())

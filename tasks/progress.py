@@ -1,4 +1,5 @@
-"""Progress of long work: plain functions report it here; whoever shows it (terminal, Prefect, a parent process) listens.
+"""Progress of long work: plain functions report it here; whoever shows it (terminal, Prefect, a parent process) listens. A line in
+the log tells of it now and then as well.
 
 with progress("train lora", total=300) as bar:
     bar.advance(1, note="loss 0.41")
@@ -71,6 +72,6 @@ def _tell(bar: Bar) -> None:
     for listener in listeners:
         listener(bar)
     now = time.monotonic()
-    if not listeners and now - bar._logged >= LOG_EVERY_S:
+    if now - bar._logged >= LOG_EVERY_S:
         bar._logged = now
         logger.info("%s: %d of %d %s", bar.title, bar.done, bar.total, bar.note)

@@ -41,9 +41,7 @@ def drop_duplicates(roles: Mapping[Split, Sequence[Row]]) -> Separated:
         left = {*again, *(conflicts if role == "train" else [row for group in groups.values() for row in group[1:]])}
         made.roles[role] = [row for row in roles[role] if row not in left]
         if again:
-            made.findings.append(
-                _finding("duplicate", again, f"{role}: {plural(len(again), 'row')} that repeat another were dropped")
-            )
+            made.findings.append(_finding("duplicate", again, f"{role}: dropped {plural(len(again), 'row')} for repeating another"))
         if conflicts:
             kept = "all were dropped" if role == "train" else "the first of each text was kept"
             text = f"{role}: {plural(len(conflicts), 'row')} have the same text and different labels; {kept}"

@@ -10,7 +10,7 @@ from tasks.settings import Settings
 from tasks.workspace import Workspace
 
 
-@stage("load")
+@stage("load", "load {dataset.source}")
 def load(dataset: Dataset, settings: Settings, workspace: Workspace) -> DatasetRecord:
     """The validated splits of the data set, with their labels and what was dropped on the run's page."""
     loaded = loading.load(dataset, settings, workspace)

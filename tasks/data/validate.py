@@ -160,8 +160,8 @@ def check_roles(roles: Mapping[Split, Sequence[Row]], labels: Sequence[str], pro
         return
     if rows < _rows_wanted() and any(len(inside) < 2 for inside in roles.values()):
         problems.add(
-            f"a bake-off needs more than {plural(rows, 'row')}: a verdict takes {Gate().minimum_rows} test rows (gate.minimum_rows),"
-            f" so about {_rows_wanted()} rows in all by default; fewer labelled rows serve for grading"
+            f"a bake-off needs more than {plural(rows, 'row')}: a verdict takes {Gate().minimum_rows} test rows"
+            f" (gate.minimum_rows), so about {_rows_wanted()} rows in all by default; fewer labelled rows serve for grading"
         )
     taught = {row.label for row in roles["train"]}
     for role, inside in roles.items():

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import BadConfig
+from tasks.errors import BadConfig, EndpointError
 from tasks.manifest import ContenderManifest, read_manifest
 from tasks.progress import Bar, progress
 from tasks.prompting.budget import Cap, count_prompt_tokens, estimate
@@ -24,6 +24,8 @@ from tasks.settings import Endpoint
 logger = logging.getLogger(__name__)
 FEWEST_ASKED = 20
 """A contender is not stopped for its failures before so many rows were asked."""
+UNREACHED = (Failure.ENDPOINT, Failure.DEADLINE)
+"""Failures of the way to the model, not of its answer."""
 
 
 @dataclass
@@ -144,6 +146,17 @@ class _Round:
                     logger.warning("%s: rows failed (%s); the first one: %s", self.spec.model, failure, detail)
             if client.stopped:
                 raise client.stopped
+            self._refuse_outage()
+
+    def _refuse_outage(self) -> None:
+        """An arm that was stopped because its endpoint was out of reach says nothing of the contender: no product is made of it."""
+        unreached = sum(answer.failure in UNREACHED for answer in self.answers if answer)
+        if Failure.STOPPED in self.details and unreached > self.failed / 2:
+            kind = next(failure for failure in UNREACHED if failure in self.details)
+            raise EndpointError(
+                f"{self.spec.model} could not be asked: {unreached} of {self.asked} rows had no reply; the first one: "
+                f"{self.details[kind]}. What was answered is kept: run again when the endpoint {self.spec.endpoint!r} answers"
+            )
 
     async def _work(self, client: Client, rows: Iterator[int]) -> None:
         for row in rows:

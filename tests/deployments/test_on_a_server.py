@@ -116,6 +116,8 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
         "bakeoff/cpu  nightly: on",
     ]
     before = {pool: deployment(api, pool) for pool in POOLS}
+    mine = {"schedule": {"cron": "0 12 1 1 *", "timezone": "UTC"}, "active": False, "slug": "mine"}
+    api.post(f"/deployments/{before['gpu']['id']}/schedules", json=[mine]).raise_for_status()
     with temporary_settings({PREFECT_API_URL: server}):
         register(BakeoffConfig.model_validate(CONFIG), nightly=["gpu"], timezone="Europe/Berlin")
     pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
@@ -132,9 +134,11 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
             True,
         )
         assert after["concurrency_options"]["collision_strategy"] == "ENQUEUE"
-        (schedule,) = after["schedules"]
-        assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Berlin")
-        assert schedule["active"] == (pool == "gpu")
+        schedules = {schedule["slug"]: schedule for schedule in after["schedules"]}
+        assert set(schedules) == ({"nightly", "mine"} if pool == "gpu" else {"nightly"})  # what the operator added stays
+        nightly = schedules["nightly"]["schedule"]
+        assert (nightly["cron"], nightly["timezone"]) == ("0 2 * * *", "Europe/Berlin")
+        assert schedules["nightly"]["active"] == (pool == "gpu")
 
 
 @pytest.mark.parametrize(

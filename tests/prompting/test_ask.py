@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import BadConfig, BudgetReached
+from tasks.errors import BadConfig, BudgetReached, EndpointError
 from tasks.progress import Bar, listening
 from tasks.prompting.ask import FEWEST_ASKED, Meter
 from tasks.prompting.budget import Cap
 from tasks.prompting.journal import Journal, Reply
 from tasks.records import Answer, Failure
 from tests.prompting.conftest import make_spec
-from tests.prompting.loopback import Loopback, Say, completion, right_answer
+from tests.prompting.loopback import Loopback, Say, completion, error, right_answer
 
 Ask = Callable[..., list[Answer]]
 ROW_USD = 40e-6 + 8 * 2e-6
@@ -127,6 +127,19 @@ def test_asking_stops_once_too_large_a_share_failed_and_no_row_is_lost(ask_rows:
     assert len(answers) == 60
     assert failures == {Failure.INVALID: len(server.requests), Failure.STOPPED: 60 - len(server.requests)}
     assert FEWEST_ASKED <= len(server.requests) < FEWEST_ASKED + 4
+
+
+def test_an_outage_ends_the_asking_with_an_error_and_a_rerun_asks_only_what_is_missing(ask_rows: Ask) -> None:
+    out = threading.Event()
+    out.set()
+    with Loopback(lambda request, number: error(503) if out.is_set() and number > 10 else None) as server:
+        with pytest.raises(EndpointError, match="had no reply"):
+            ask_rows(server.url, count=60, max_failed=0.5, attempts=1)
+        out.clear()
+        before = len(server.requests)
+        answers = ask_rows(server.url, count=60, max_failed=0.5)
+    assert [answer.failure for answer in answers] == [None] * 60
+    assert len(server.requests) - before == 50
 
 
 def test_a_few_failures_do_not_stop_the_others(ask_rows: Ask) -> None:

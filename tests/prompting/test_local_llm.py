@@ -47,5 +47,5 @@ def test_it_answers_with_labels_and_only_once(endpoint: Endpoint, tmp_path: Path
 def test_a_row_longer_than_its_context_is_a_counted_failure(endpoint: Endpoint) -> None:
     spec = make_spec(model=endpoint.model, max_answer_tokens=32)
     roomy = endpoint.model_copy(update={"context_tokens": 100_000})  # so that the server is the one who says so
-    [answer] = answer_all(spec, [Example(example="e", row=1, inputs={"text": "word " * 4000}, label=None)], roomy, Cap(0.0))
+    [answer] = answer_all(spec, [Example(example="e", row=1, inputs={"text": "word " * 10_000}, label=None)], roomy, Cap(0.0))
     assert answer.failure == Failure.TOO_LONG

@@ -1,0 +1,106 @@
+"""The command line, as a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.live import environment
+
+BAKEOFF = str(Path(sys.executable).parent / "bakeoff")
+
+
+def bakeoff(folder: Path, *words: str, **names: str) -> "subprocess.CompletedProcess[str]":
+    env = environment(BAKEOFF_HOME=str(folder / "home"), **names)
+    return subprocess.run([BAKEOFF, *words], env=env, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def write(folder: Path, text: str) -> str:
+    (folder / "task.yaml").write_text(text)
+    return "task.yaml"
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = bakeoff(tmp_path, "--help")
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in ("run", "predict", "champion"))
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["predict"], ["champion", "show"]])
+def test_help_and_start_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from cli.main import main;"
+        f"assert CliRunner().invoke(main, {[*command, '--help']}).exit_code == 0;"
+        "heavy = {'torch', 'transformers', 'datasets', 'prefect', 'boto3', 'pydantic', 'pyarrow', 'openai'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ("dataset: rows.csv\nprompts: [{name: a, endpoint: nowhere}]", [], "no endpoint named 'nowhere'"),
+        ("dataset: rows.csv\nprompts: [{name: a, endpoint: openai}]", [], "OPENAI_API_KEY"),
+        ("dataset: rows.csv\nstore: aws", [], "BAKEOFF_STORES__AWS__BUCKET"),
+        ("dataset: rows.csv\ncolour: red", [], "colour"),
+        ("dataset: rows.csv", ["tuned.7.epochs=1"], "override"),
+        ("dataset: rows.csv", ["epochs"], "key=value"),
+        ("dataset: rows.csv\nbudget: {usd: -1}", [], "budget.usd"),
+    ],
+)
+def test_a_wrong_config_is_refused_with_status_2_and_no_traceback(
+    tmp_path: Path, text: str, words: list[str], message: str
+) -> None:
+    done = bakeoff(tmp_path, "run", write(tmp_path, text), *words, "--output", "json")
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "home" / "workspace").exists()
+
+
+def test_a_missing_config_is_refused(tmp_path: Path) -> None:
+    done = bakeoff(tmp_path, "run", "none.yaml")
+    assert (done.returncode, "none.yaml" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "nothing to label"),
+        (["--text", "  "], "empty"),
+        (["--input", "subject=a"], "subject, body"),
+        (["--text", "a"], "--input COLUMN=TEXT"),
+    ],
+)
+def test_predict_refuses_rows_that_are_not_the_configs(tmp_path: Path, words: list[str], message: str) -> None:
+    columns = "{source: rows.csv, inputs: [subject, body]}" if message != "empty" else "rows.csv"
+    done = bakeoff(tmp_path, "predict", write(tmp_path, f"dataset: {columns}"), *words)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_without_a_champion_show_says_so_and_predict_is_refused(tmp_path: Path) -> None:
+    config = write(tmp_path, "dataset: rows.csv\nprompts: []")
+    shown = bakeoff(tmp_path, "champion", "show", config, "--output", "json")
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout) is None
+    predicted = bakeoff(tmp_path, "predict", config, "--text", "a fine film")
+    assert predicted.returncode == 2
+    assert "no champion yet" in predicted.stderr
+
+
+@pytest.mark.slow
+def test_bad_rows_are_refused_with_their_numbers_from_1_and_no_traceback(tmp_path: Path) -> None:
+    rows = "".join(f"some text number {n},{'good' if n % 2 else 'bad'}\n" for n in range(60))
+    (tmp_path / "rows.csv").write_text("text,label\n,good\n" + rows)
+    done = bakeoff(tmp_path, "run", write(tmp_path, "dataset: rows.csv\nprompts: []"), PREFECT_HOME=str(tmp_path / "prefect"))
+    assert done.returncode == 2, done.stderr
+    assert "row 1" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,125 @@
+"""The main job whole, as a user runs it: real processes, a real Prefect server, a real S3 server, a real base model."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tasks.records import Verdict
+from tests.live import environment, same
+from tests.prompting.loopback import Loopback, Say, completion
+from tests.tiny_model import GOOD
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+BAKEOFF = [str(Path(sys.executable).parent / "bakeoff"), "run"]
+CONFIG: dict[str, Any] = {
+    "name": "whole",
+    "dataset": {"source": "rows.csv", "near_duplicates": 0},
+    "prompts": [{"name": "asked", "endpoint": "loopback"}],
+    "tuned": [{"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.01, "epochs": 3, "max_tokens": 16}],
+}
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def slowly(request: dict[str, Any], _number: int) -> Say:
+    """A model that knows all telling words but one, and takes its time."""
+    text = request["messages"][-1]["content"]
+    return Say(completion("positive" if any(word in text for word in GOOD[:-1]) else "negative"), after_s=0.05)
+
+
+@pytest.fixture
+def loopback() -> Any:
+    with Loopback(slowly) as server:
+        yield server
+
+
+@pytest.fixture
+def start(tmp_path: Path, readable: Path, server: str, loopback: Loopback) -> Start:
+    """Starts `bakeoff run` on the config in the folder of the data, with a home of the caller's choice."""
+    endpoint = {"model": "m", "usd_per_million_input": 1, "usd_per_million_output": 1, "json_schema": False, "concurrency": 4}
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(yaml.safe_dump({"endpoints": {"loopback": endpoint | {"base_url": loopback.url}}}))
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def begin(home: Path, *overrides: str) -> "subprocess.Popen[str]":
+        env = environment(
+            PREFECT_API_URL=server, BAKEOFF_HOME=str(home), BAKEOFF_SETTINGS=str(settings), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
+        )
+        command = [*BAKEOFF, str(tmp_path / "whole.yaml"), "--output", "json", *overrides]
+        return subprocess.Popen(command, env=env, cwd=readable, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    return begin
+
+
+def finish(run: "subprocess.Popen[str]") -> dict[str, Any]:
+    """The verdict of a run; standard output holds nothing else."""
+    out, err = run.communicate(timeout=600)
+    assert run.returncode == 0, err[-4000:]
+    assert "Traceback" not in err
+    Verdict.model_validate_json(out)
+    return dict(json.loads(out))
+
+
+def kill_when(run: "subprocess.Popen[str]", there: Callable[[], bool]) -> None:
+    """SIGKILL as soon as something is there."""
+    while not there():
+        assert run.poll() is None, f"the run ended before it could be killed: {run.communicate()[1][-3000:]}"
+        time.sleep(0.005)
+    os.kill(run.pid, signal.SIGKILL)
+    run.communicate()
+
+
+def test_a_run_killed_at_five_points_ends_in_the_verdict_of_an_unbroken_one_and_does_nothing_twice(
+    start: Start, loopback: Loopback, tmp_path: Path
+) -> None:
+    unbroken = finish(start(tmp_path / "unbroken"))
+    asked = len(loopback.requests)
+    home = tmp_path / "killed"
+    space = home / "workspace"
+    before = len(loopback.requests)
+    points: list[Callable[[], bool]] = [
+        lambda: any(space.glob("inprogress/load/*/product")),
+        lambda: any(space.glob("inprogress/train/*/checkpoints/*/complete.json")),
+        lambda: len(loopback.requests) >= before + 10,
+        lambda: any(space.glob("products/verdict/*/record.json")),
+        lambda: any(space.glob("inprogress/publish/*/*")),
+    ]
+    for there in points:
+        kill_when(start(home), there)
+    resumed = finish(start(home))
+    assert same(resumed) == same(unbroken)
+    assert resumed["decision"] == unbroken["decision"] == "publish"
+    again = len(loopback.requests) - before
+    assert asked <= again <= asked + 4, "at most the requests under way at the kill are sent again"
+
+
+def test_a_second_run_trains_nothing_asks_nothing_and_starts_no_service(start: Start, loopback: Loopback, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    first = finish(start(home))
+    requests = len(loopback.requests)
+    trained = {path: path.stat().st_mtime_ns for path in (home / "workspace" / "products").rglob("*")}
+    (home / "s3").rename(tmp_path / "s3-out-of-reach")
+    second = finish(start(home))
+    assert (first["decision"], second["decision"]) == ("publish", "keep_champion")
+    assert same(second) == same(first)
+    assert len(loopback.requests) == requests
+    assert not (home / "s3").exists()
+    now = {path: path.stat().st_mtime_ns for path in (home / "workspace" / "products").rglob("*")}
+    assert {path for path in now if "verdict" not in str(path)} == {path for path in trained if "verdict" not in str(path)}
+    assert {"train tiny", "predictions tiny", "predictions asked"} <= set(second["reused"])
+
+
+def test_a_changed_config_is_a_miss_for_what_it_changes_and_for_nothing_else(start: Start, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    finish(start(home))
+    changed = finish(start(home, "tuned.0.epochs=1"))
+    assert {"load", "predictions asked", "predictions tfidf"} <= set(changed["reused"])
+    assert not {"train tiny", "predictions tiny"} & set(changed["reused"])
