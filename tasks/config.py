@@ -171,7 +171,7 @@ class Tuned(Part):
     """LoRA: dropout before the update."""
     targets: list[str] = []
     """LoRA: names of the modules to adapt; empty adapts all linear layers of the encoder."""
-    learning_rate: float = Field(1e-3, gt=0, le=1)
+    learning_rate: float = Field(5e-4, gt=0, le=1)
     """The peak learning rate."""
     epochs: int = Field(3, ge=1, le=1000)
     """Passes over train."""
