@@ -65,11 +65,11 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
 def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Evaluated:
     """Every contender, made and evaluated; those that occupy the same resource take turns."""
     lanes, space = Lanes(), bench.workspace
-    bases = [find_base(tuned, bench.settings) for tuned in config.tuned]  # found out before anybody is paid
+    bases = [find_base(tuned, bench.settings, space) for tuned in config.tuned]  # what is wrong comes out before anybody is paid
+    tokens = [tokenize(tuned, dataset, base, space) for tuned, base in zip(config.tuned, bases, strict=True)]
     made = [("device", lanes.submit("device", trivial, kind, dataset, space)) for kind in config.trivial]
-    for tuned, base in zip(config.tuned, bases, strict=True):
-        tokens = lanes.submit("device", tokenize, tuned, dataset, base, space)
-        made.append(("device", lanes.submit("device", train, tuned, dataset, tokens, base, space, config.samples)))
+    for tuned, base, ids in zip(config.tuned, bases, tokens, strict=True):
+        made.append(("device", lanes.submit("device", train, tuned, dataset, ids, base, space, config.samples)))
     for prompt in config.prompts:
         endpoint, resource = bench.settings.endpoint(prompt.endpoint), bench.resource(f"endpoint:{prompt.endpoint}")
         made.append((resource, lanes.submit(resource, prompt_contender, prompt, dataset, endpoint, space)))

@@ -91,6 +91,8 @@ class Dataset(Part):
     """Refuse the data when rows are bad (empty, unknown label, too long), or drop those rows and count them."""
     max_characters: int = Field(100_000, ge=1)
     """A row with more characters than this is bad."""
+    drop_repeats: bool = True
+    """Keep each text once a split; off keeps repeats within a split as the source has them. Across splits they never stay."""
     near_duplicates: float = Field(0.85, ge=0, le=1)
     """Rows at least this similar (Jaccard over word trigrams) are near-duplicates; 0 looks for exact ones only."""
     max_overlap: float = Field(0.01, ge=0, le=1)

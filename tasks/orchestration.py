@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import Task, allow_failure, task
 from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
+from prefect.futures import PrefectFuture, wait
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import deployment
 
@@ -146,6 +146,7 @@ class Lanes:
     def finish(self) -> None:
         """Wait for everything, and raise the first failure in the order of submission: the cause itself, since what was to work on
         a failed result was submitted after it and never ran."""
+        wait(self._all)
         for future in self._all:
             future.result()
 

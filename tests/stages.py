@@ -34,7 +34,8 @@ def code_hash(modules: tuple[str, ...]) -> str:
 
 def _code(module: str) -> str:
     spec = importlib.util.find_spec(module)
-    assert spec and spec.origin, f"a stage names module {module}, which is not there"
+    if spec is None or not spec.origin:
+        raise LookupError(f"a stage names module {module}, which is not there")
     source = Path(spec.origin).read_text(encoding="utf-8")
     prose = _docstring_lines(ast.parse(source))
     lines = ((number, line.strip()) for number, line in enumerate(source.splitlines(), 1))

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,11 +15,15 @@ from tasks.progress import listening
 ECHO = "tests.children.echo"
 
 
+def echo(request: dict[str, object]) -> Any:
+    return run_child(ECHO, request, env={"PYTHONPATH": str(Path(__file__).parent.parent)})
+
+
 def test_a_child_returns_its_result_and_passes_on_logs_and_progress(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     heard: list[tuple[str, float, str]] = []
     with listening(lambda bar: heard.append((bar.title, bar.done, bar.note))):
-        result = run_child(ECHO, {"say": "hello"})
+        result = echo({"say": "hello"})
     assert result["request"] == {"say": "hello"}
     assert result["pid"] != os.getpid()
     assert "told hello" in caplog.text
@@ -27,20 +32,20 @@ def test_a_child_returns_its_result_and_passes_on_logs_and_progress(caplog: pyte
 
 def test_an_error_of_ours_crosses_over_with_its_type_and_message() -> None:
     with pytest.raises(BadData, match="row 3 is empty"):
-        run_child(ECHO, {"refuse": True})
+        echo({"refuse": True})
 
 
 def test_a_child_that_crashes_or_is_killed_is_an_error_not_the_end() -> None:
     with pytest.raises(ChildDied, match="ended with status 1"):
-        run_child(ECHO, {"crash": True})
+        echo({"crash": True})
     with pytest.raises(ChildDied, match="SIGKILL"):
-        run_child(ECHO, {"die": True})
+        echo({"die": True})
 
 
 def _parent(pids: Path) -> None:
     os.environ["PIDS"] = str(pids)
     with listening(lambda bar: pids.write_text(str(_youngest_child()))):
-        run_child(ECHO, {"sleep": 60})
+        echo({"sleep": 60})
 
 
 def _youngest_child() -> int:

@@ -118,7 +118,7 @@ def _separate(
     used: Mapping[str, SourceSplit], plan: Plan, scans: Sequence[Scan], dataset: Dataset, labels: Sequence[str], problems: Problems
 ) -> Separated:
     """Assign rows to splits and keep equal and near-equal ones apart. Nothing slow is done once there are problems."""
-    made = drop_duplicates(assign(plan, {scan.split.name: scan.rows for scan in scans}))
+    made = drop_duplicates(assign(plan, {scan.split.name: scan.rows for scan in scans}), dataset.drop_repeats)
     leave_equal(made, plan)
     if dataset.near_duplicates and not problems.texts:
         leave_near(made, plan, dataset.near_duplicates, partial(_normalised, used, dataset.inputs))

@@ -25,8 +25,8 @@ class Separated:
     """Rows of given dev and test splits."""
 
 
-def drop_duplicates(roles: Mapping[Split, Sequence[Row]]) -> Separated:
-    """Each text once a split.
+def drop_duplicates(roles: Mapping[Split, Sequence[Row]], drop: bool = True) -> Separated:
+    """Each text once a split; without `drop` repeats are only counted, and stay as the source has them.
 
     Copies with the same label: the first stays. Copies with different labels: in train all of them go, since none can be trusted to
     teach; in dev and test the first stays, so that the source's figures stay comparable.
@@ -39,11 +39,13 @@ def drop_duplicates(roles: Mapping[Split, Sequence[Row]]) -> Separated:
         again = [row for group in groups.values() if not _conflict(group) for row in group[1:]]
         conflicts = [row for group in groups.values() if _conflict(group) for row in group]
         left = {*again, *(conflicts if role == "train" else [row for group in groups.values() for row in group[1:]])}
-        made.roles[role] = [row for row in roles[role] if row not in left]
+        made.roles[role] = [row for row in roles[role] if row not in left] if drop else list(roles[role])
         if again:
-            made.findings.append(_finding("duplicate", again, f"{role}: dropped {plural(len(again), 'row')} for repeating another"))
+            did = "dropped" if drop else "kept"
+            made.findings.append(_finding("duplicate", again, f"{role}: {did} {plural(len(again), 'row')} repeating another"))
         if conflicts:
             kept = "all were dropped" if role == "train" else "the first of each text was kept"
+            kept = kept if drop else "all were kept"
             text = f"{role}: {plural(len(conflicts), 'row')} have the same text and different labels; {kept}"
             made.findings.append(_finding("conflict", conflicts, text))
     return made

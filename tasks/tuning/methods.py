@@ -100,23 +100,27 @@ def choose_weights(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
     return model
 
 
-def _with_lora(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    candidates = linear_names(model)
+def refuse_unknown_targets(model: Any, tuned: Tuned, base: str) -> None:
+    """Raises BadConfig for LoRA targets that the model does not have; the message lists its linear layers."""
     modules = [name for name, _ in model.named_modules()]
     wrong = [target for target in tuned.targets if not any(f".{name}".endswith(f".{target}") for name in modules)]
     if wrong:
         raise BadConfig(
-            f"tuned contender {tuned.name!r}: the base {base.id} has no modules named {', '.join(wrong)}; "
-            f"its linear layers are {', '.join(candidates)}: set targets to some of these"
+            f"tuned contender {tuned.name!r}: the base {base} has no modules named {', '.join(wrong)}; "
+            f"its linear layers are {', '.join(linear_names(model))}: set targets to some of these"
         )
+
+
+def _with_lora(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    refuse_unknown_targets(model, tuned, base.id)
     config = LoraConfig(
         task_type="SEQ_CLS",
         r=tuned.rank,
         lora_alpha=tuned.alpha,
         lora_dropout=tuned.dropout,
-        target_modules=sorted(tuned.targets or candidates),
+        target_modules=sorted(tuned.targets or linear_names(model)),
         exclude_modules=None if tuned.targets else r".*pooler.*",
         modules_to_save=head_modules(model),
     )

@@ -5,14 +5,17 @@ from tasks.config import Tuned
 from tasks.orchestration import show_table, stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
 from tasks.settings import Settings
+from tasks.tuning.check import check_recipe
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace
 
 
 @stage("base", "base {tuned.base}")
-def find_base(tuned: Tuned, settings: Settings) -> ResolvedBase:
-    """Where the base model lies on this machine, downloaded where it must be."""
-    return resolve_base(tuned.base, tuned.revision, settings)
+def find_base(tuned: Tuned, settings: Settings, workspace: Workspace) -> ResolvedBase:
+    """Where the base model lies on this machine, downloaded where it must be; a recipe that does not fit it is refused."""
+    base = resolve_base(tuned.base, tuned.revision, settings)
+    check_recipe(tuned, base, workspace)
+    return base
 
 
 @stage("train", "train {tuned.name}")

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.register import register
 from tasks.config import BakeoffConfig
-from tests.deployments.conftest import environment
+from tests.live import environment, same
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -27,8 +27,6 @@ CONFIG: dict[str, Any] = {
     "prompts": [{"name": "asked", "endpoint": "loopback"}],
     "tuned": [TUNED],
 }
-OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd"}
-TIMED = {"latency_ms", "cost_usd_per_1000"}
 CALL = """
 import json, sys
 from flows.bakeoff import bakeoff
@@ -65,13 +63,6 @@ def finish(api: httpx.Client, run: str) -> dict[str, Any]:
 def logs(api: httpx.Client, run: str) -> list[dict[str, Any]]:
     query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
     return list(api.post("/logs/filter", json=query).raise_for_status().json())
-
-
-def same(verdict: Any) -> Any:
-    """What is the same of a verdict in every run: all but the run's id, its timings, and the costs that follow from them."""
-    if isinstance(verdict, dict):
-        return {key: same(value) for key, value in verdict.items() if key not in OWN_TO_A_RUN | TIMED}
-    return [same(value) for value in verdict] if isinstance(verdict, list) else verdict
 
 
 def take_verdict(home: Path, run: str, kept: Path) -> Any:

@@ -8,7 +8,9 @@ import torch
 from tasks.bases import ResolvedBase
 from tasks.config import Method, Tuned
 from tasks.errors import BadConfig, IntegrityError
+from tasks.tuning.check import check_recipe
 from tasks.tuning.methods import choose_weights, linear_names, load_base, restore, store
+from tasks.workspace import Workspace
 from tests.tiny_model import LABELS, make_base
 
 SEED_RECIPE = Tuned(name="seed", rank=4, alpha=32, dropout=0.01, targets=["q_lin"], attention_dropout=None, batch_size=4)
@@ -156,3 +158,12 @@ def _same(one: torch.nn.Module, other: torch.nn.Module) -> None:
     ids = torch.tensor([[2, 6, 9, 12, 3], [2, 5, 10, 14, 3]])
     with torch.inference_mode():
         torch.testing.assert_close(one.eval()(ids).logits, other.eval()(ids).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_targets_are_refused_before_training_and_known_ones_are_checked_once(tmp_path: Path) -> None:
+    base, workspace = make_base(tmp_path / "base"), Workspace(tmp_path / "space")
+    with pytest.raises(BadConfig, match=r"no modules named query; its linear layers are k_lin, lin1"):
+        check_recipe(Tuned(name="a", targets=["q_lin", "query"]), base, workspace)
+    check_recipe(Tuned(name="a", targets=["q_lin"]), base, workspace)
+    check_recipe(Tuned(name="b", targets=["q_lin"], rank=2), base, workspace)
+    assert workspace.reused == ["check b"]
