@@ -54,7 +54,7 @@ def run(config: Path, overrides: tuple[str, ...], output: str) -> None:
     """
     from cli.run import run_bakeoff, show_verdict
 
-    show_verdict(run_bakeoff(config, overrides, as_json=output == "json"), output)
+    show_verdict(run_bakeoff(config, overrides), output, config)
 
 
 @main.command()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.records import Verdict
 
 
-def run_bakeoff(config: Path, overrides: Sequence[str], as_json: bool) -> "Verdict":
+def run_bakeoff(config: Path, overrides: Sequence[str]) -> "Verdict":
     """Check what can be checked at once, then run the flow with the config's folder and the working folder as roots."""
     parsed = load_config(config, overrides)
     allow_roots(config)
@@ -30,8 +30,8 @@ def run_bakeoff(config: Path, overrides: Sequence[str], as_json: bool) -> "Verdi
         return bakeoff(parsed)
 
 
-def show_verdict(verdict: "Verdict", output: str) -> None:
-    """Write the verdict to standard output."""
+def show_verdict(verdict: "Verdict", output: str, config: Path) -> None:
+    """Write the verdict to standard output; for people with the commands that show more."""
     if output == "json":
         sys.stdout.write(verdict.model_dump_json(indent=2) + "\n")
         return
@@ -39,7 +39,9 @@ def show_verdict(verdict: "Verdict", output: str) -> None:
 
     from tasks.verdict.report import render_verdict
 
-    Console().print(render_verdict(verdict))
+    kept = load_settings().home / "workspace" / "runs" / verdict.run_id / "verdict.json"
+    closer = [f"bakeoff champion show {config}", f'bakeoff predict {config} --text "…"', f"cat {kept}"]
+    Console().print(render_verdict(verdict, closer if verdict.champion else closer[-1:]))
 
 
 def allow_roots(config: Path) -> None:
