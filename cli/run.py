@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services.bench import check_names
 from tasks.config import load_config
@@ -14,6 +14,7 @@ from tasks.progress import Bar, listening
 from tasks.settings import load_settings
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import TaskID
 
     from tasks.records import Verdict
@@ -24,9 +25,9 @@ def run_bakeoff(config: Path, overrides: Sequence[str]) -> "Verdict":
     parsed = load_config(config, overrides)
     allow_roots(config)
     check_names(parsed, load_settings())
-    with terminal_progress():
-        from flows.bakeoff import bakeoff
+    from flows.bakeoff import bakeoff
 
+    with terminal_progress():
         return bakeoff(parsed)
 
 
@@ -52,7 +53,7 @@ def allow_roots(config: Path) -> None:
 
 @contextmanager
 def terminal_progress() -> Iterator[None]:
-    """Bars on standard error, where that is a terminal; elsewhere progress is a log line now and then."""
+    """Bars on standard error, below the log, where that is a terminal; elsewhere progress is a log line now and then."""
     if not sys.stderr.isatty():
         yield
         return
@@ -61,14 +62,36 @@ def terminal_progress() -> Iterator[None]:
 
     texts = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
     columns = [texts[0], BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), texts[1]]
+    console = Console(stderr=True)
     logging.getLogger("tasks.progress").setLevel(logging.WARNING)
-    with Progress(*columns, console=Console(stderr=True), transient=False) as shown:
+    _log_above(console)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as shown:
         ids: dict[str, TaskID] = {}
 
         def hear(bar: Bar) -> None:
             if bar.title not in ids:
                 ids[bar.title] = shown.add_task(bar.title, total=bar.total, note="")
-            shown.update(ids[bar.title], completed=bar.done, note=bar.note)
+            shown.update(ids[bar.title], completed=bar.done, note=bar.note, visible=not bar.finished)
 
         with listening(hear):
             yield
+
+
+class _Above:
+    """Stands in for the console of Prefect's log handler: what it prints goes above the bars, neither overwriting the other."""
+
+    def __init__(self, console: "Console") -> None:
+        self.console = console
+
+    def print(self, message: str, **_: Any) -> None:
+        self.console.print(message, markup=False, highlight=False)
+
+
+def _log_above(console: "Console") -> None:
+    """Have Prefect's log, which is set up by now, written through the console that draws the bars."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    loggers = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    for handler in (handler for each in (logging.getLogger(), *loggers) for handler in each.handlers):
+        if isinstance(handler, PrefectConsoleHandler):
+            handler.console = _Above(console)  # type: ignore[assignment]
