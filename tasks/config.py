@@ -319,6 +319,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     except yaml.YAMLError:
         raise BadConfig(f"override {override!r}: the value is not YAML; quote it") from None
     *path, last = key.split(".")
+    if path and path[0] in ("prompts", "tuned") and path[0] not in values:
+        default = BakeoffConfig.model_fields[path[0]].default
+        values[path[0]] = [part.model_dump(mode="json", exclude_unset=True) for part in default]
     place: Any = values
     for step in path:
         place = _descend(place, step, override)

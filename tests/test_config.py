@@ -55,6 +55,13 @@ def test_overrides_reach_into_lists_and_are_read_as_yaml(tmp_path: Path) -> None
     assert config.prompts == []
 
 
+def test_an_override_of_a_contender_that_the_file_leaves_out_changes_the_default_one(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path / "c.yaml", "dataset: a/b"), ["tuned.0.epochs=7", "prompts.1.examples=2"])
+    assert (config.tuned[0].name, config.tuned[0].epochs) == ("lora", 7)
+    assert [prompt.name for prompt in config.prompts] == ["zero_shot", "few_shot"]
+    assert config.prompts[1].examples == 2
+
+
 @pytest.mark.parametrize("override", ["epochs", "=3", "tuned.9.epochs=1", "name.deep=1", "budget.usd=[", "tuned.x=1"])
 def test_an_override_that_leads_nowhere_is_refused(tmp_path: Path, override: str) -> None:
     path = write(tmp_path / "c.yaml", "dataset: a/b\nname: n\ntuned: [{name: lora}]\n")

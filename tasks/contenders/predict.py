@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tasks.child import serve_child
 from tasks.contenders.loader import Predictor, load_contender
 from tasks.data.examples import read_example_file
+from tasks.manifest import read_manifest
 from tasks.progress import Bar, progress
 from tasks.records import Answer, Example
 from tasks.settings import load_settings
@@ -54,11 +55,12 @@ def predict(request: dict[str, Any]) -> dict[str, Any]:
     asked = Request.model_validate(request)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     predictor = load_contender(asked.contender, settings=load_settings(*asked.roots))
+    name = read_manifest(asked.contender, check_files=False).name
     asked.out.mkdir(parents=True, exist_ok=True)
     total = sum(_count(path) for path in asked.splits.values())
     rows: dict[str, int] = {}
     seconds = 0.0
-    with progress(f"predict {asked.contender.name[:12]}", total) as bar:
+    with progress(f"predict {name}", total) as bar:
         for split, path in asked.splits.items():
             timed = asked.latency_rows if split == list(asked.splits)[-1] else 0
             rows[split], took = _predict_split(predictor, path, asked.out / f"{split}.parquet", timed, bar)
