@@ -126,7 +126,7 @@ def test_minilm_learns_from_three_hundred_movie_reviews(tmp_path: Path) -> None:
     settings, workspace = load_settings(), Workspace(tmp_path)
     config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml", ["dataset.splits.train_rows=300"])
     dataset = load(config.dataset, settings, workspace)
-    recipe = config.tuned[0].model_copy(update={"epochs": 2})
+    recipe = config.tuned[0].model_copy(update={"epochs": 5})
     base = resolve_base(recipe.base, recipe.revision, settings)
     made = tune(recipe, dataset, tokenize(recipe, dataset, base, workspace), base, workspace)
     assert made.training
