@@ -1,6 +1,7 @@
 """`bakeoff`: the command line. Heavy parts are imported by the command that needs them, so that `--help` is quick."""
 
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -24,6 +25,7 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             command(*args, **kwargs)
         except BakeoffError as error:
@@ -34,6 +36,11 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(INTERRUPTED)
 
     return wrapped
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """End as with Ctrl-C, so that what was started is stopped."""
+    raise KeyboardInterrupt
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -102,6 +102,21 @@ def test_a_run_killed_at_five_points_ends_in_the_verdict_of_an_unbroken_one_and_
     assert asked <= again <= asked + 4, "at most the requests under way at the kill are sent again"
 
 
+def test_a_run_that_is_told_to_end_says_how_to_go_on_and_then_does(start: Start, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    run = start(home)
+    while not any(home.glob("workspace/products/tokenize/*/record.json")):
+        assert run.poll() is None
+        time.sleep(0.01)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 130, err
+    assert "go on where it was" in err
+    assert "Traceback" not in err
+    assert not (home / "s3" / "state.json").exists()
+    assert {"load", "tokenize tiny"} <= set(finish(start(home))["reused"])
+
+
 def test_a_second_run_trains_nothing_asks_nothing_and_starts_no_service(start: Start, loopback: Loopback, tmp_path: Path) -> None:
     home = tmp_path / "home"
     first = finish(start(home))
