@@ -31,6 +31,9 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
         except BakeoffError as error:
             click.echo(f"bakeoff: {error}", err=True)
             sys.exit(REFUSED if isinstance(error, Refused) else FAILED)
+        except OSError as error:  # a disk that is full, a folder that cannot be written: the system's words name it
+            click.echo(f"bakeoff: {error}", err=True)
+            sys.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("bakeoff: interrupted; run the same command again to go on where it was", err=True)
             sys.exit(INTERRUPTED)

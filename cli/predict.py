@@ -73,6 +73,6 @@ def _row_of_text(text: str, columns: Sequence[str]) -> Row:
 
 def _row_of_columns(inputs: Sequence[str], columns: Sequence[str]) -> Row:
     row = dict(pair.partition("=")[::2] for pair in inputs)
-    if set(row) != set(columns) or not all("=" in pair for pair in inputs):
+    if set(row) != set(columns) or len(inputs) != len(columns) or not all("=" in pair for pair in inputs):
         raise BadConfig(f"--input has {', '.join(inputs)}; give COLUMN=TEXT once for each of {', '.join(columns)}")
     return {column: row[column] for column in columns}

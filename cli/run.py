@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.bench import check_names
 from tasks.config import load_config
+from tasks.errors import MissingPart
 from tasks.progress import Bar, listening
 from tasks.settings import load_settings
 
@@ -28,7 +29,12 @@ def run_bakeoff(config: Path, overrides: Sequence[str]) -> "Verdict":
     from flows.bakeoff import bakeoff
 
     with terminal_progress():
-        return bakeoff(parsed)
+        try:
+            return bakeoff(parsed)
+        except RuntimeError as error:  # what Prefect raises for it, whatever the cause
+            if "Failed to reach API" not in str(error):
+                raise
+            raise MissingPart("the Prefect server of PREFECT_API_URL does not answer: start it, or unset the variable") from None
 
 
 def show_verdict(verdict: "Verdict", output: str, config: Path) -> None:
@@ -47,8 +53,8 @@ def show_verdict(verdict: "Verdict", output: str, config: Path) -> None:
 
 def allow_roots(config: Path) -> None:
     """From the command line a run may read the working folder and the config's folder, beside what the operator allows."""
-    roots = [*os.environ.get("BAKEOFF_ROOTS", "").split(os.pathsep), str(Path.cwd()), str(config.absolute().parent)]
-    os.environ["BAKEOFF_ROOTS"] = os.pathsep.join(dict.fromkeys(root for root in roots if root))
+    roots = [*map(str, load_settings().roots), str(Path.cwd()), str(config.absolute().parent)]
+    os.environ["BAKEOFF_ROOTS"] = os.pathsep.join(dict.fromkeys(roots))
 
 
 @contextmanager

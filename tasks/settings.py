@@ -234,9 +234,7 @@ class _Sources(BaseSettings, Settings):
     """The settings as pydantic-settings gathers them; the earlier source wins, key by key."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid")
-    roots: Annotated[
-        list[Path], NoDecode, BeforeValidator(lambda value: value.split(os.pathsep) if isinstance(value, str) else value)
-    ]
+    roots: Annotated[list[Path], NoDecode, BeforeValidator(_split_paths)]
 
     @classmethod
     def settings_customise_sources(  # type: ignore[override]

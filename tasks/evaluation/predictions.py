@@ -37,13 +37,20 @@ STAGE = Stage(
     1,
     (
         "tasks.evaluation.predictions",
+        "tasks.bases",
+        "tasks.device",
+        "tasks.contenders.loader",
         "tasks.contenders.predict",
         "tasks.contenders.trivial",
         "tasks.contenders.tuned",
         "tasks.prompting.ask",
+        "tasks.prompting.budget",
         "tasks.prompting.endpoint",
         "tasks.prompting.messages",
+        "tasks.prompting.journal",
         "tasks.prompting.parsing",
+        "tasks.tuning.batches",
+        "tasks.tuning.methods",
     ),
 )
 SCORED: tuple[Split, ...] = ("dev", "test")

@@ -19,6 +19,8 @@ TRAIN = Stage(
         "tasks.tuning.methods",
         "tasks.tuning.objectives",
         "tasks.tuning.batches",
+        "tasks.tuning.checkpoints",
+        "tasks.device",
     ),
 )
 CURVES = "curves.json"

@@ -136,7 +136,8 @@ def _versus(
     if _better(gate, deciding):
         decision, winner = Decision.PUBLISH, candidate.name
     elif deciding.interval[1] <= gate.minimum_gain or (deciding.p_value < gate.alpha and deciding.difference < 0):
-        decision, winner = Decision.KEEP_CHAMPION, champion.name
+        names = {each.name for each in contestants if each is not ours}
+        decision, winner = Decision.KEEP_CHAMPION, label if champion.name in names else champion.name
     else:
         decision, winner = Decision.NOT_ENOUGH_EVIDENCE, None
     reason = reason_versus(decision, candidate.scores, deciding, comparisons, baseline, gate)

@@ -35,7 +35,6 @@ WINNER, FINALIST = "★", "•"
 LEGEND = f"{WINNER} winner   {FINALIST} finalist of its arm, chosen on dev"
 LONG_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 """Shortened in the terminal alone, where it would break lines; `bakeoff champion show`, the Markdown and the JSON have it whole."""
-CLOSER = ("bakeoff champion show",)
 
 
 def verdict_of(
@@ -73,7 +72,7 @@ def verdict_of(
     )
 
 
-def render_verdict(verdict: Verdict, closer: Sequence[str] = CLOSER) -> "RenderableType":
+def render_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> "RenderableType":
     """The verdict for a terminal of 80 columns or more, to be read in ten seconds.
 
     Args:
@@ -88,7 +87,7 @@ def render_verdict(verdict: Verdict, closer: Sequence[str] = CLOSER) -> "Rendera
     return Group(Text(), head, reason, Text(), _table(verdict), Text(LEGEND, style="dim"), Text(), _facts(verdict, closer))
 
 
-def markdown_verdict(verdict: Verdict, closer: Sequence[str] = CLOSER) -> str:
+def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
     """The verdict as Markdown."""
     rows = [[_escape(cell) for cell in _cells(line, verdict)] for line in verdict.contenders]
     parts = [

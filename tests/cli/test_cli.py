@@ -104,3 +104,35 @@ def test_bad_rows_are_refused_with_their_numbers_from_1_and_no_traceback(tmp_pat
     assert done.returncode == 2, done.stderr
     assert "row 1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_operators_roots_hold_beside_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "data" / "rows.csv").write_text("text,label\n")
+    (tmp_path / "work" / "bakeoff.yaml").write_text(f"roots: ['{tmp_path / 'data'}']\n")
+    code = (
+        "from pathlib import Path; from cli.run import allow_roots; from tasks.settings import load_settings;"
+        "allow_roots(Path('task.yaml')); print(load_settings().readable('rows.csv'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), cwd=tmp_path / "work", capture_output=True, text=True)
+    assert done.stdout.strip() == str((tmp_path / "data" / "rows.csv").resolve()), done.stderr
+
+
+def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    config = write(tmp_path, "dataset: rows.csv\nprompts: []")
+    env = environment(BAKEOFF_HOME=str(tmp_path / "file" / "home"))
+    done = subprocess.run([BAKEOFF, "champion", "show", config], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 1
+    assert "home" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_prefect_server_that_does_not_answer_is_named_without_a_traceback(tmp_path: Path) -> None:
+    config = write(tmp_path, "dataset: rows.csv\nprompts: []")
+    done = bakeoff(tmp_path, "run", config, PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0")
+    assert done.returncode == 1
+    assert "PREFECT_API_URL" in done.stderr
+    assert "Traceback" not in done.stderr

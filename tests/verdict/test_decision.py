@@ -257,3 +257,10 @@ def test_whatever_is_published_was_significant_and_by_enough():
             assert judgement.comparison.difference >= max(gate.minimum_gain, 1e-9)
         else:
             assert judgement.winner == (champion.name if judgement.decision is KEEP else None)
+
+
+def test_a_champion_that_stays_is_told_from_a_contender_of_the_same_name():
+    reigning = contestant("lora", Arm.TUNED, answers(0.95, 500, 9), dev=0.9)
+    reigning = Contestant(reigning.scores.model_copy(update={"of": "another"}), reigning.examples, reigning.correct)
+    judgement = decide(GATE, field(), reigning)
+    assert (judgement.decision, judgement.winner) == (KEEP, "lora (champion)")
