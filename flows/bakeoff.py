@@ -32,7 +32,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         config: the bake-off; only its data set is required.
 
     Raises:
-        Refused: the config or the data cannot be used; nothing was spent.
+        Refused: the config, the data, or the endpoint of a champion that is a prompt cannot be used.
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
     with opened(config, *roots_of_run()) as bench, progress_on_page():
