@@ -16,6 +16,7 @@ from tests.tiny_model import examples, make_base
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower on many threads
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"  # most tests call plain functions, outside of any run
 
 
 @pytest.fixture(autouse=True)

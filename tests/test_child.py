@@ -57,7 +57,7 @@ def _youngest_child() -> int:
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     import psutil
 
-    parent = multiprocessing.get_context("fork").Process(target=_parent, args=(tmp_path / "pid",))
+    parent = multiprocessing.get_context("spawn").Process(target=_parent, args=(tmp_path / "pid",))
     parent.start()
     deadline = time.monotonic() + 60
     while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():

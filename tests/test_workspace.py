@@ -9,6 +9,7 @@ from tasks.records import Finding, Record
 from tasks.workspace import Building, Stage, Workspace, digest, fingerprint
 
 STAGE = Stage("count", 1, ())
+CLEAN = multiprocessing.get_context("spawn")  # a fork of the tests' process would stumble over its threads as it ends
 
 
 class Count(Record):
@@ -80,7 +81,7 @@ def _build_and_die(root: Path) -> None:
 
 
 def test_a_kill_in_the_middle_leaves_no_half_product(tmp_path: Path) -> None:
-    child = multiprocessing.get_context("fork").Process(target=_build_and_die, args=(tmp_path,))
+    child = CLEAN.Process(target=_build_and_die, args=(tmp_path,))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
@@ -92,7 +93,7 @@ def _produce(root: Path) -> None:
 
 
 def test_processes_that_want_the_same_product_build_it_once(tmp_path: Path) -> None:
-    children = [multiprocessing.get_context("fork").Process(target=_produce, args=(tmp_path,)) for _ in range(6)]
+    children = [CLEAN.Process(target=_produce, args=(tmp_path,)) for _ in range(6)]
     for child in children:
         child.start()
     for child in children:
