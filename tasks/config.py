@@ -114,10 +114,87 @@ class Trivial(StrEnum):
 
 
 class Technique(StrEnum):
-    """How a prompt is built."""
+    """How a prompt is built. Techniques compose: a prompt may name several."""
 
     ZERO_SHOT = "zero_shot"
+    """The instruction and the row; what every other technique is measured against."""
+    DESCRIPTIVE = "descriptive"
+    """The task's guidelines and label definitions in full."""
+    PERSONA = "persona"
+    """The model is given a role."""
+    STRUCTURED = "structured"
+    """The same prompt as Markdown, XML or JSON."""
     FEW_SHOT = "few_shot"
+    """Labelled train rows as examples."""
+    CHAIN_OF_THOUGHT = "chain_of_thought"
+    """Steps first, then the label."""
+    FLIPPED = "flipped"
+    """The model asks the task's owner questions; the answers become guidelines."""
+    REFLECT = "reflect"
+    """The model reviews its answer and may change it."""
+    SELF_CONSISTENCY = "self_consistency"
+    """Several samples vote."""
+    LOG_PROBABILITY = "log_probability"
+    """Labels are scored by the probability of their first token, calibrated on dev."""
+    OPTIMIZED = "optimized"
+    """Instructions are rewritten from dev errors and examples are bootstrapped, within a budget."""
+
+
+class Format(StrEnum):
+    """How the text of a prompt is marked up."""
+
+    MARKDOWN = "markdown"
+    XML = "xml"
+    JSON = "json"
+
+
+class Selection(StrEnum):
+    """Which train rows a few-shot prompt shows."""
+
+    BALANCED = "balanced"
+    """The same for every row, as many of each label as can be."""
+    RANDOM = "random"
+    """The same for every row, as train has them."""
+    NEAREST = "nearest"
+    """For each row those nearest to it by embedding."""
+    BM25 = "bm25"
+    """For each row those that share most of its rare words."""
+
+
+class Order(StrEnum):
+    """In which order a few-shot prompt shows its examples."""
+
+    SHUFFLED = "shuffled"
+    GROUPED = "grouped"
+    """By label."""
+    NEAREST_LAST = "nearest_last"
+    """For examples chosen by row: the most similar one stands next to the row."""
+
+
+class Interview(StrEnum):
+    """Who answers the questions of a flipped prompt."""
+
+    ROWS = "rows"
+    """Labelled train rows that fit the question."""
+    CONFIG = "config"
+    """`task.answers`, by fit to the question."""
+    HUMAN = "human"
+    """A person, in Prefect's UI, until the deadline; then as `config` where there are answers, else as `rows`."""
+
+
+class Task(Part):
+    """What a person who labels by hand would be told; prompts share it."""
+
+    instructions: str = Field("", max_length=20_000)
+    """What is asked, in a line or two; empty takes a general instruction that names the labels. May use `{{ labels }}`."""
+    guidelines: str = Field("", max_length=20_000)
+    """How to decide, in full; technique `descriptive` shows it."""
+    definitions: dict[str, str] = {}
+    """What each label means; technique `descriptive` shows it."""
+    persona: str = Field("", max_length=2_000)
+    """The role that technique `persona` gives, such as `a film critic of thirty years`; empty takes a general one."""
+    answers: list[str] = Field(default=[], max_length=50)
+    """What the task's owner would say when asked about the task; technique `flipped` answers the model's questions with it."""
 
 
 class Prompt(Part):
@@ -127,16 +204,73 @@ class Prompt(Part):
     """Its name in the tables."""
     endpoint: Name = "local"
     """Which of the operator's named endpoints answers."""
-    technique: Technique = Technique.ZERO_SHOT
-    """How the prompt is built."""
+    techniques: list[Technique] = Field(default=[Technique.ZERO_SHOT], min_length=1)
+    """How the prompt is built; several are stacked. (`technique: few_shot` is short for a list of one.)"""
     instructions: str = Field("", max_length=20_000)
-    """What is asked of the model; empty takes a general instruction that names the labels."""
+    """What is asked of the model; empty takes the task's."""
+    template: str = Field("", max_length=300)
+    """A Jinja file of one's own for a row's message, in an allowed root, or `grader`, which shows a question, its answer and a
+    student's; empty takes the plain one."""
+    format: Format = Format.MARKDOWN
+    """structured: how the text is marked up."""
     examples: int = Field(4, ge=1, le=64)
-    """How many labelled train rows a few-shot prompt shows, balanced over the labels."""
+    """few_shot: how many labelled train rows are shown."""
+    selection: Selection = Selection.BALANCED
+    """few_shot: which rows are shown."""
+    order: Order = Order.SHUFFLED
+    """few_shot: in which order."""
+    examples_tried: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[], max_length=8)
+    """few_shot: numbers of examples to try on dev beside `examples`; the best is kept."""
+    selections_tried: list[Selection] = Field(default=[], max_length=4)
+    """few_shot: selections to try on dev beside `selection`."""
+    orders_tried: list[Order] = Field(default=[], max_length=3)
+    """few_shot: orders to try on dev beside `order`."""
+    tried_rows: int = Field(100, ge=10, le=10_000)
+    """few_shot and optimized: how many dev rows each candidate is tried on, at most."""
+    thinking_tokens: int = Field(160, ge=8, le=32_768)
+    """chain_of_thought: the steps' length at most; longer ones are cut, and the label is asked all the same."""
+    rounds: int = Field(1, ge=1, le=5)
+    """reflect: how often the answer is reviewed, at most."""
+    samples: int = Field(5, ge=3, le=31)
+    """self_consistency: how many samples vote."""
+    temperature: float = Field(0.7, gt=0, le=2)
+    """self_consistency: of the samples."""
+    interview: Interview = Interview.ROWS
+    """flipped: who answers the model's questions."""
+    questions: int = Field(4, ge=1, le=20)
+    """flipped: how many the model may ask."""
+    interview_minutes: float = Field(60, gt=0, le=10_080)
+    """flipped: how long a person has to answer, all questions together."""
+    optimize_calls: int = Field(300, ge=20, le=100_000)
+    """optimized: requests that the search may make."""
+    optimize_usd: float = Field(0.5, ge=0)
+    """optimized: dollars that the search may spend, within the run's cap."""
     max_answer_tokens: int = Field(32, ge=1, le=4096)
     """An answer that is longer was cut, and counts as a failure."""
     seed: int = Field(0, ge=0)
     """Chooses the examples."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_technique(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "technique" in values:
+            if "techniques" in values:
+                raise ValueError("technique and techniques are both given: keep techniques")
+            return {key: value for key, value in values.items() if key != "technique"} | {"techniques": [values["technique"]]}
+        return values
+
+    @model_validator(mode="after")
+    def _techniques_fit(self) -> Self:
+        if len(set(self.techniques)) < len(self.techniques):
+            raise ValueError(f"techniques {[*map(str, self.techniques)]} name one twice: name each once")
+        scored = Technique.LOG_PROBABILITY in self.techniques
+        beside = [each for each in (Technique.SELF_CONSISTENCY, Technique.REFLECT) if scored and each in self.techniques]
+        if beside:
+            raise ValueError(f"log_probability scores every label at once, so {beside[0]} has nothing to add: name one of the two")
+        by_row = {Selection.NEAREST, Selection.BM25} & {self.selection, *self.selections_tried}
+        if Order.NEAREST_LAST in {self.order, *self.orders_tried} and not by_row:
+            raise ValueError("order nearest_last is for examples chosen by row: take selection nearest or bm25, or another order")
+        return self
 
 
 class Method(StrEnum):
@@ -193,6 +327,28 @@ class Tuned(Part):
     """Seeds the head's first weights, the order of rows and dropout."""
 
 
+class Combination(StrEnum):
+    """How a tuned model and a prompt work together."""
+
+    IN_PROMPT = "in_prompt"
+    """The tuned model's prediction and confidence are shown to the prompted one."""
+    ROUTING = "routing"
+    """The tuned model answers when it is sure, the prompted one when it is not; dev sets the threshold."""
+
+
+class Hybrid(Part):
+    """One contender of two: a tuned model and a prompt of this bake-off."""
+
+    name: Name
+    """Its name in the tables."""
+    tuned: Name
+    """The name of the tuned contender."""
+    prompt: Name
+    """The name of the prompted contender."""
+    combination: Combination = Combination.ROUTING
+    """How the two work together."""
+
+
 class Budget(Part):
     """What a run may spend on endpoints."""
 
@@ -220,12 +376,16 @@ class BakeoffConfig(Part):
     """The bake-off's name; its champions are kept under it. Empty takes the config file's name, or the data set's."""
     dataset: Annotated[Dataset, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
     """The labelled examples that every contender is measured on."""
+    task: Task = Task()
+    """What prompts are told of the task."""
     trivial: list[Trivial] = [Trivial.MAJORITY, Trivial.TFIDF]
     """Contenders that any other must beat."""
-    prompts: list[Prompt] = [Prompt(name="zero_shot"), Prompt(name="few_shot", technique=Technique.FEW_SHOT)]
+    prompts: list[Prompt] = [Prompt(name="zero_shot"), Prompt(name="few_shot", techniques=[Technique.FEW_SHOT])]
     """The prompted contenders."""
     tuned: list[Tuned] = [Tuned(name="lora")]
     """The fine-tuned contenders."""
+    hybrids: list[Hybrid] = []
+    """Contenders that pair a tuned model with a prompt."""
     budget: Budget = Budget()
     """What the run may spend."""
     gate: Gate = Gate()
@@ -241,13 +401,39 @@ class BakeoffConfig(Part):
             raise ValueError("trivial is empty: keep at least one, since a bake-off without a baseline proves nothing")
         if not self.prompts and not self.tuned:
             raise ValueError("there is nothing to compare: name at least one contender under prompts or tuned")
-        names = [*map(str, self.trivial), *(part.name for part in self.prompts), *(part.name for part in self.tuned)]
+        names = [*map(str, self.trivial), *(prompt.name for prompt in self.prompts), *(tuned.name for tuned in self.tuned)]
+        names += [hybrid.name for hybrid in self.hybrids]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"contenders share the name {twice[0]!r}: give each its own")
+        self._tasks_are_told()
+        self._hybrids_have_their_parts()
         if self.samples and len(self.dataset.inputs) > 1:
             raise ValueError(f"samples are single texts, but dataset.inputs has {len(self.dataset.inputs)} columns: remove samples")
         return self
+
+    def _tasks_are_told(self) -> None:
+        for prompt in self.prompts:
+            if Technique.DESCRIPTIVE in prompt.techniques and not (self.task.guidelines or self.task.definitions):
+                raise ValueError(
+                    f"prompt {prompt.name!r} is descriptive, but there is nothing to describe: fill task.guidelines or "
+                    "task.definitions"
+                )
+            if Technique.FLIPPED in prompt.techniques and prompt.interview is Interview.CONFIG and not self.task.answers:
+                raise ValueError(
+                    f"prompt {prompt.name!r} takes its answers from the config: fill task.answers, or set interview: rows"
+                )
+
+    def _hybrids_have_their_parts(self) -> None:
+        for hybrid in self.hybrids:
+            for kind, name, known in (
+                ("tuned", hybrid.tuned, [tuned.name for tuned in self.tuned]),
+                ("prompts", hybrid.prompt, [prompt.name for prompt in self.prompts]),
+            ):
+                if name not in known:
+                    raise ValueError(
+                        f"hybrid {hybrid.name!r} wants {name!r}, which {kind} does not have: it has {', '.join(known) or 'none'}"
+                    )
 
     @model_validator(mode="before")
     @classmethod

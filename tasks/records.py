@@ -149,12 +149,14 @@ class ContenderRecord(Record):
     name: str
     arm: Arm
     kind: str
-    """Which predictor reads the folder: `majority`, `tfidf`, `prompt`, `tuned`."""
+    """Which predictor reads the folder: `majority`, `tfidf`, `prompt`, `tuned`, `hybrid`."""
     occupies: str
     """The resource it needs while it predicts: `device`, or `endpoint:NAME`."""
     training: TrainingFacts | None = None
     samples: list[dict[str, str]] = []
     """For tuned contenders with `samples` in the config: `text`, `before`, `after`."""
+    findings: list[Finding] = []
+    """What was left out, tried or found while it was made."""
 
 
 class Answer(Model):
@@ -176,6 +178,10 @@ class Answer(Model):
     """Why there is no usable answer."""
     logits: list[float] | None = None
     """One per label, in the labels' order, where the contender has them."""
+    draft: str | None = None
+    """The label before a review, or before another contender was asked; None where there was no such step."""
+    reason: str = ""
+    """What the model said before its answer."""
 
 
 class Prediction(Model):
@@ -203,6 +209,8 @@ class Prediction(Model):
     """Paid to an endpoint for this row, all attempts together."""
     failure: Failure | None
     """Why there is no usable answer."""
+    draft: str | None = None
+    """The label before a review, or before another contender was asked; None where there was no such step."""
 
 
 class PredictionsRecord(Record):
@@ -222,6 +230,8 @@ class PredictionsRecord(Record):
     """Throughput, batched or concurrent, as predictions are made in earnest."""
     machine: str
     """What predicted: a device (`cpu`, `mps`, `cuda`) or `endpoint:NAME`; the settings say what an hour of it costs."""
+    beside: dict[str, float | None] = {}
+    """Further machines that worked (a hybrid's endpoint): seconds a row, on average over all rows; null where not known."""
 
 
 class Latency(Model):
@@ -279,6 +289,71 @@ class Comparison(Model):
     """Rows that only the other had right."""
 
 
+class Effect(Model):
+    """What a prompt's techniques do on one endpoint: a prompted contender beside the endpoint's baseline, on the same test rows."""
+
+    contender: str
+    endpoint: str
+    techniques: list[str]
+    """Without `zero_shot`, which is none; empty for a plain prompt."""
+    format: str | None
+    """How the text is marked up; null where `structured` is not among the techniques."""
+    baseline: str
+    """The endpoint's plain prompt; where there is none, the prompt with the fewest techniques. It may be the contender itself."""
+    accuracy: float
+    """On test; rows without a usable answer count as wrong."""
+    comparison: Comparison | None
+    """Against the baseline; null for the baseline itself, and where the two were not scored on the same rows."""
+    p_holm: float | None
+    """The comparison's p-value, corrected by Holm over all effects of the run."""
+    finding: Literal["gain", "loss", "none"] | None
+    """What the corrected p-value says at the gate's alpha (`none`: no difference found); null without a comparison."""
+    dev_gap: float
+    """Accuracy on dev less that on test: large where a prompt was fitted to dev."""
+    usd_per_1000: float | None
+    extra_usd_per_1000: float | None
+    """Cost of 1,000 rows less the baseline's; negative where the contender is cheaper."""
+    usd_per_point: float | None
+    """Extra dollars for 1,000 rows over the points of accuracy gained, sure or not; 0 where the gain costs nothing more; null where
+    nothing was gained or a cost is not known."""
+    input_tokens: float | None
+    """A row, on average over the test rows that were asked."""
+    output_tokens: float | None
+    """A row, likewise."""
+    extra_output_tokens: float | None
+    """A row, less the baseline's."""
+    latency_p50_ms: float | None
+    repaired: int | None
+    """Test rows whose draft was wrong or unreadable and whose answer is right; null where no row has a draft."""
+    damaged: int | None
+    """Test rows whose draft was right and whose answer is not; null where no row has a draft."""
+
+
+class FormatSpread(Model):
+    """How far the same prompt's accuracy moves with its format alone."""
+
+    endpoint: str
+    techniques: list[str]
+    """What the prompts share; without `structured`."""
+    formats: dict[str, str]
+    """Format by contender, the best on test first; `plain` without markup."""
+    accuracies: dict[str, float]
+    """Accuracy on test by contender, the best first."""
+    spread: float
+    """The highest accuracy less the lowest."""
+
+
+class BestPrompt(Model):
+    """The prompted contender that is best on dev, for one endpoint."""
+
+    endpoint: str
+    contender: str
+    dev_accuracy: float
+    test_accuracy: float
+    beaten_on: dict[str, str] = {}
+    """Endpoints where the same prompt was tried and another did better on dev: that other by endpoint."""
+
+
 class Decision(StrEnum):
     """What a verdict says."""
 
@@ -314,6 +389,12 @@ class Judgement(Record):
     contenders: list[ContenderVerdict]
     comparison: Comparison | None
     comparisons: list[Comparison]
+    effects: list[Effect] = []
+    """Of the techniques of every prompted contender: by endpoint, its baseline first, then single techniques, then stacks."""
+    format_spread: list[FormatSpread] = []
+    """Where prompts differ in nothing but their format."""
+    best_prompts: list[BestPrompt] = []
+    """By endpoint, where prompts were tried on several."""
 
 
 class Champion(Model):
@@ -367,6 +448,12 @@ class Verdict(Model):
     """The one that decided: the best on dev against the champion, else against the trivial contender that came closest."""
     comparisons: list[Comparison]
     """The best contender on dev against every other finalist, every trivial contender, and the champion."""
+    effects: list[Effect] = []
+    """Of the techniques of every prompted contender: by endpoint, its baseline first, then single techniques, then stacks."""
+    format_spread: list[FormatSpread] = []
+    """Where prompts differ in nothing but their format."""
+    best_prompts: list[BestPrompt] = []
+    """By endpoint, where prompts were tried on several."""
     champion: Champion | None
     spent_usd: float
     """Paid to endpoints by this run."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tasks.errors import BadConfig
+from tasks.prompting.prices import Usage, price
 from tasks.settings import Endpoint
 
 logger = logging.getLogger(__name__)
@@ -42,20 +42,6 @@ def most_tokens(request: Mapping[str, Any]) -> int:
     return BASE_TOKENS + schema + sum(TEMPLATE_TOKENS + len(message["content"].encode()) for message in messages)
 
 
-def price(endpoint: Endpoint, input_tokens: int, output_tokens: int) -> float:
-    """Dollars for so many tokens.
-
-    Raises:
-        BadConfig: the endpoint has no price.
-    """
-    if endpoint.usd_per_million_input is None or endpoint.usd_per_million_output is None:
-        raise BadConfig(
-            f"the endpoint of model {endpoint.model!r} has no price, so no cap can hold: set usd_per_million_input and "
-            "usd_per_million_output in the settings (0 where asking is free)"
-        )
-    return (input_tokens * endpoint.usd_per_million_input + output_tokens * endpoint.usd_per_million_output) / 1e6
-
-
 @dataclass(frozen=True)
 class Estimate:
     """What asking would take; token counts are about 10 % off for English, and an answer is assumed to use half of its limit."""
@@ -71,13 +57,16 @@ class Estimate:
 
 
 def estimate(requests: Iterable[Mapping[str, Any]], endpoint: Endpoint) -> Estimate:
-    """What these requests will cost if each is answered at once."""
+    """What these requests will cost if each is answered at once, or in a batch where the endpoint is asked so."""
     rows = input_tokens = output_tokens = 0
+    usd = 0.0
     for request in requests:
+        usage = Usage(count_prompt_tokens(request["messages"]), math.ceil(request["max_tokens"] / 2))
         rows += 1
-        input_tokens += count_prompt_tokens(request["messages"])
-        output_tokens += math.ceil(request["max_tokens"] / 2)
-    return Estimate(rows, input_tokens, output_tokens, price(endpoint, input_tokens, output_tokens))
+        input_tokens += usage.input_tokens
+        output_tokens += usage.output_tokens
+        usd += price(endpoint, usage, batch=endpoint.batch)  # one by one: some providers bill long prompts dearer
+    return Estimate(rows, input_tokens, output_tokens, usd)
 
 
 @dataclass

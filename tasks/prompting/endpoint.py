@@ -17,13 +17,18 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from tasks.errors import BadConfig, BakeoffError, BudgetReached, EndpointError
-from tasks.prompting.budget import Cap, count_prompt_tokens, most_tokens, price
+from tasks.prompting.budget import Cap, count_prompt_tokens, most_tokens
+from tasks.prompting.completion import Completion, Fault, read_completion
 from tasks.prompting.journal import Reply
+from tasks.prompting.limits import Gate, SharedLimit, Turn, pacer_of
+from tasks.prompting.prices import price, price_tag, worst_price
 from tasks.records import Failure
 from tasks.settings import Endpoint
 
@@ -36,16 +41,11 @@ LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 TOO_LONG = re.compile(r"context[ _-]?(length|size|window)|too long|too many tokens|reduce the length", re.IGNORECASE)
 MAY_BE_BILLED = {408, 502, 504, 524}
 """Statuses of gateways that gave up waiting: the work may have been done."""
-
-
-class Fault(Exception):
-    """An attempt that brought no reply."""
-
-    def __init__(
-        self, failure: Failure, detail: str, retry: bool = False, billed: bool = False, wait_s: float | None = None
-    ) -> None:
-        super().__init__(detail)
-        self.failure, self.detail, self.retry, self.billed, self.wait_s = failure, detail, retry, billed, wait_s
+CROWDED = {429, 503}
+"""Statuses of endpoints that have too much to do."""
+NO_SUCH_ROUTE = (404, 405, 501)
+ENDINGS = ("shutdown_date", "deprecation_date", "deprecated_at", "deprecation")
+"""What servers call the day on which a model ends; OpenAI the first."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def preflight(name: str, endpoint: Endpoint) -> None:
         raise BadConfig(f"endpoint {name!r} has no address: set endpoints.{name}.base_url in the settings")
     if "@" in urlsplit(endpoint.base_url).netloc:
         raise BadConfig(f"the base_url of endpoint {name!r} holds a user or password: name the key's variable in key_env instead")
-    price(endpoint, 0, 0)
+    price_tag(endpoint)
     read_key(endpoint)
 
 
@@ -97,71 +97,124 @@ def read_key(endpoint: Endpoint) -> str:
     return key
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """What an endpoint says of its model."""
+
+    exists: bool | None = None
+    """Whether it is on the endpoint's list; None where there is no list. An alias need not be on it."""
+    shutdown_date: date | None = None
+    """The day on which it ends, if announced."""
+
+
 async def reach(endpoint: Endpoint) -> None:
     """Ask the endpoint for its models: a cheap sign that address and key are right, before money or training is spent.
 
     Raises:
         EndpointError: it cannot be reached, redirects, or refuses the key. A server without the list (404) is fine.
     """
+    await look_up(endpoint)
+
+
+async def look_up(endpoint: Endpoint) -> ModelFacts:
+    """What the endpoint's list of models says of its model. Raises as `reach` does."""
     async with Client(endpoint, Cap(0)) as client:
         try:
-            await client.list_models()
+            return read_models(await client.list_models(), endpoint.model)
         except Fault as fault:
-            problem: Exception | None = client.stopped or EndpointError(f"endpoint at {endpoint.base_url}: {fault.detail}")
-        else:
-            return
-    assert problem
+            problem: Exception = client.stopped or EndpointError(f"endpoint at {endpoint.base_url}: {fault.detail}")
     raise problem
+
+
+def read_models(body: str, model: str) -> ModelFacts:
+    """Find a model in the body of a list of models; what is no such list says nothing."""
+    try:
+        models = {each["id"]: each for each in json.loads(body)["data"]}
+    except (ValueError, RecursionError, LookupError, TypeError):
+        return ModelFacts()
+    if model not in models:
+        return ModelFacts(exists=False)
+    told = next((models[model][name] for name in ENDINGS if models[model].get(name)), None)
+    return ModelFacts(True, _read_day(told) if told else None)
+
+
+def _read_day(told: Any) -> date | None:
+    """A day as a date, a time or seconds since 1970."""
+    try:
+        return datetime.fromtimestamp(told, UTC).date() if isinstance(told, int | float) else datetime.fromisoformat(told).date()
+    except (ValueError, TypeError, OverflowError, OSError):
+        logger.warning("the endpoint announces the end of its model in a way that cannot be read: %r", str(told)[:60])
+        return None
+
+
+def sent_body(endpoint: Endpoint, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as this endpoint wants it; its key in the journal goes by the request alone."""
+    body = dict(request)
+    if endpoint.answer_limit != "max_tokens":
+        body[endpoint.answer_limit] = body.pop("max_tokens")
+    if not endpoint.temperature:
+        body.pop("temperature", None)
+    return body
 
 
 class Client:
     """Asks one endpoint within one event loop."""
 
-    def __init__(self, endpoint: Endpoint, cap: Cap) -> None:
-        self.endpoint, self.cap = endpoint, cap
+    def __init__(self, endpoint: Endpoint, cap: Cap, shared: SharedLimit | None = None) -> None:
+        self.endpoint, self.cap, self.shared = endpoint, cap, shared
         self.total = Tally()
         self.stopped: BakeoffError | None = None
         """Set when no further row can be asked: the cap, a used-up quota, a refused key."""
+        self.pacer = pacer_of(endpoint)
+        self.gate = Gate(endpoint.concurrency, self.pacer)
         self._stop = asyncio.Event()
         self._key = read_key(endpoint)
-        self._openai = _open_client(endpoint, self._key)
+        self.openai = _open_client(endpoint, self._key)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        await self._openai.close()
+        await self.openai.close()
 
     async def ask(self, request: Mapping[str, Any]) -> Outcome:
-        """Ask until there is a reply, attempts are used up or the row's deadline passes."""
-        tally = Tally()
+        """Ask until there is a reply, attempts are used up or the row's deadline passes. Waiting for its turn is not yet asking."""
+        tally, turn = Tally(), self.gate.turn()
         try:
+            await self._admit(request, turn)
             async with asyncio.timeout(self.endpoint.deadline_s):
-                return Outcome(await self._retrying()(self._attempt, request, tally), None, "", tally.attempts, tally.usd)
+                reply = await self._retrying(turn)(self._attempt, request, tally, turn)
+            return Outcome(reply, None, "", tally.attempts, tally.usd)
         except TimeoutError:
             failure, detail = Failure.DEADLINE, f"no answer within {self.endpoint.deadline_s:g} s"
         except Fault as fault:
             gave_up_early = fault.retry and tally.attempts < self.endpoint.attempts and not self.stopped
             failure, detail = (Failure.DEADLINE if gave_up_early else fault.failure), fault.detail
+        finally:
+            turn.leave()
         logger.debug("a row failed (%s) after %d attempts: %s", failure, tally.attempts, detail)
         return Outcome(None, failure, detail, tally.attempts, tally.usd)
 
-    async def list_models(self) -> None:
-        """Raises Fault when the endpoint cannot be reached or refuses; a server without the list is fine."""
-        await self._guarded(self._openai.models.with_raw_response.list(), allowed=(404, 405, 501))
+    async def list_models(self) -> str:
+        """The body of the endpoint's list of models; empty where it has none. Raises Fault when it cannot be reached or refuses."""
+        return await self.guarded(self.openai.models.with_raw_response.list(), allowed=NO_SUCH_ROUTE)
 
-    def _retrying(self) -> Any:
+    def _retrying(self, turn: Turn) -> Any:
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
         return AsyncRetrying(
             stop=stop_after_attempt(self.endpoint.attempts) | stop_before_delay(self.endpoint.deadline_s),
             wait=_wait,
             retry=retry_if_exception(lambda error: isinstance(error, Fault) and error.retry and not self.stopped),
-            sleep=self._sleep,
+            sleep=partial(self._back_off, turn),
             reraise=True,
         )
 
-    async def _sleep(self, seconds: float) -> None:
+    async def _back_off(self, turn: Turn, seconds: float) -> None:
+        turn.leave()
+        await self.sleep(seconds)
+
+    async def sleep(self, seconds: float) -> None:
         """Wait, but no longer than until somebody stops all."""
         try:
             async with asyncio.timeout(seconds):
@@ -169,29 +222,62 @@ class Client:
         except TimeoutError:
             return
 
-    async def _attempt(self, request: Mapping[str, Any], tally: Tally) -> Reply:
-        worst = price(self.endpoint, most_tokens(request), request["max_tokens"])
-        await self._reserve(worst)
+    async def _admit(self, request: Mapping[str, Any], turn: Turn) -> None:
+        """Wait until the endpoint's limits, pauses and load let one more request be sent."""
+        await turn.enter()
+        tokens = _booked_tokens(request)
+        if self.shared:
+            await self.shared.take(1, tokens)
+        wait_s = self.pacer.book(tokens)
+        while wait_s > 0 and not self.stopped:
+            if (pause_s := self.pacer.pause_left()) > self.endpoint.deadline_s:
+                raise Fault(Failure.DEADLINE, f"the endpoint asked for no requests for another {pause_s:.0f} s")
+            await self.sleep(wait_s)
+            wait_s = self.pacer.pause_left()  # asked for meanwhile
+        if self.stopped:
+            raise Fault(Failure.STOPPED, "asking was stopped")
+
+    async def _attempt(self, request: Mapping[str, Any], tally: Tally, turn: Turn) -> Reply:
+        if not turn.held:
+            await self._admit(request, turn)
+        at = datetime.now(UTC)
+        worst = worst_price(self.endpoint, most_tokens(request), request["max_tokens"], at=at)
+        await self.reserve(worst)
         tally.attempts += 1
         self.total.attempts += 1
         cost, started = worst, time.monotonic()
         try:
-            body = await self._guarded(self._openai.chat.completions.with_raw_response.create(**request))
+            call = self.openai.chat.completions.with_raw_response.create(**sent_body(self.endpoint, request))
+            completion = read_completion(await self.guarded(call), logprobs=bool(request.get("logprobs")))
             latency_ms = (time.monotonic() - started) * 1000
-            text, finish_reason, refusal, usage = read_completion(body)
-            if usage:
-                cost = price(self.endpoint, *usage)
-            read, written = usage or (count_prompt_tokens(request["messages"]), request["max_tokens"])
-            return Reply(text, finish_reason, refusal, read, written, tally.usd + cost, latency_ms, tally.attempts)
+            self.gate.answered()
+            if completion.usage:
+                cost = price(self.endpoint, completion.usage, at=at)
+            self._give_back(request, completion)
+            return build_reply(request, completion, tally.usd + cost, latency_ms, tally.attempts)
         except Fault as fault:
             cost = worst if fault.billed else 0.0
+            self._slow_down(fault, started)
             raise
         finally:  # a cancelled attempt passes here too, at its worst case
             self.cap.settle(worst, cost)
             tally.usd += cost
             self.total.usd += cost
 
-    async def _reserve(self, usd: float) -> None:
+    def _slow_down(self, fault: Fault, sent_at: float) -> None:
+        """Have all of the endpoint's requests heed what one of them was told."""
+        if fault.crowded:
+            self.gate.refused(sent_at)
+            self.pacer.pause(fault.wait_s or 0.0)
+
+    def _give_back(self, request: Mapping[str, Any], completion: Completion) -> None:
+        """Providers count at least the answer's limit against the tokens a minute, however short the answer was."""
+        if completion.usage:
+            counted = max(completion.usage.input_tokens + completion.usage.output_tokens, request["max_tokens"])
+            self.pacer.give_back(_booked_tokens(request) - counted)
+
+    async def reserve(self, usd: float) -> None:
+        """Set dollars aside under the cap, waiting for what is under way. Raises Fault, and stops all, when they would pass it."""
         while (state := self.cap.reserve(usd)) == "wait" and not self.stopped:
             await asyncio.sleep(0.02)
         if state == "reached":
@@ -209,15 +295,17 @@ class Client:
         self.stopped = self.stopped or error
         self._stop.set()
 
-    async def _guarded(self, call: Any, allowed: tuple[int, ...] = ()) -> str:
-        """The body that a call brings; what goes wrong becomes a Fault, raised outside the handler so that nothing hangs on it."""
+    async def guarded(self, call: Any, allowed: tuple[int, ...] = (), timeout_s: float | None = None) -> str:
+        """The body that a call brings, empty for an allowed status; what goes wrong becomes a Fault, raised outside the handler so
+        that nothing hangs on it."""
         import openai
 
+        limit_s = timeout_s or self.endpoint.timeout_s
         try:
-            async with asyncio.timeout(self.endpoint.timeout_s):  # the client's own limits each read, not the whole
+            async with asyncio.timeout(limit_s):  # the client's own limits each read, not the whole
                 return str((await call).text)
         except TimeoutError:
-            fault = Fault(Failure.ENDPOINT, f"no reply within {self.endpoint.timeout_s:g} s", retry=True, billed=True)
+            fault = Fault(Failure.ENDPOINT, f"no reply within {limit_s:g} s", retry=True, billed=True)
         except openai.APIStatusError as error:
             if error.status_code in allowed:
                 return ""
@@ -227,41 +315,51 @@ class Client:
         raise fault
 
     def _from_status(self, error: "openai.APIStatusError") -> Fault:
-        status, said = error.status_code, self._scrub(error.message)
+        status, said = error.status_code, self.scrub(error.message)
         used_up = status == 402 or "insufficient_quota" in (error.code, error.type)
         if 300 <= status < 400 or status in (401, 403, 404) or used_up:
             self.stop(EndpointError(_why_stopped(self.endpoint, status, used_up, said)))
             return Fault(Failure.ENDPOINT, said)
-        if status == 413 or (status in (400, 422) and (error.code == "context_length_exceeded" or TOO_LONG.search(error.message))):
-            return Fault(Failure.TOO_LONG, said)
-        if status == 400 and error.code == "content_filter":
-            return Fault(Failure.REFUSED, said)
+        if failure := failure_of(status, error.code, error.message):
+            return Fault(failure, said)
         again = status in (408, 409, 425, 429) or status >= 500
         wait_s = read_retry_after(error.response.headers.get("retry-after-ms"), error.response.headers.get("retry-after"))
-        return Fault(Failure.ENDPOINT, f"status {status}: {said}", again, status in MAY_BE_BILLED, wait_s)
+        billed, crowded = status in MAY_BE_BILLED, status in CROWDED
+        return Fault(Failure.ENDPOINT, f"status {status}: {said}", again, billed, wait_s, crowded)
 
-    def _scrub(self, text: str) -> str:
+    def scrub(self, text: str) -> str:
         """What an endpoint said, without the key, should it repeat it."""
         return " ".join(text.replace(self._key, "***").split())[:200] if self.endpoint.key_env else " ".join(text.split())[:200]
 
 
-def read_completion(body: str) -> tuple[str, str | None, str | None, tuple[int, int] | None]:
-    """Text, finish reason, refusal and usage (prompt and answer tokens; None when not told) of a chat completion.
+def failure_of(status: int, code: Any, message: str) -> Failure | None:
+    """What an error says of the row that it answers; None where it says something of the endpoint."""
+    if status == 413 or (status in (400, 422) and (code == "context_length_exceeded" or TOO_LONG.search(message))):
+        return Failure.TOO_LONG
+    return Failure.REFUSED if status == 400 and code == "content_filter" else None
 
-    Raises:
-        Fault: it is none: HTML, broken JSON, no choices. It may have been billed.
-    """
-    try:
-        reply = json.loads(body)
-        choice = reply["choices"][0]
-        message = choice["message"]
-        text, refusal, finish_reason = message.get("content") or "", message.get("refusal"), choice.get("finish_reason")
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise Fault(Failure.PROTOCOL, f"not a chat completion: {body[:60]!r}", retry=True, billed=True) from None
-    if not all(isinstance(value, str | None) for value in (text, refusal, finish_reason)):
-        raise Fault(Failure.PROTOCOL, "a chat completion without text", retry=True, billed=True)
-    clean = text.encode("utf-8", "replace").decode()  # half a surrogate pair fits no file
-    return clean, finish_reason, refusal or None, _read_usage(reply.get("usage"))
+
+def build_reply(request: Mapping[str, Any], completion: Completion, cost_usd: float, latency_ms: float, attempts: int) -> Reply:
+    """What the journal keeps of a completion; tokens that were not told count as in the worst case."""
+    usage = completion.usage
+    return Reply(
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        refusal=completion.refusal,
+        input_tokens=usage.input_tokens if usage else count_prompt_tokens(request["messages"]),
+        output_tokens=usage.output_tokens if usage else request["max_tokens"],
+        cost_usd=cost_usd,
+        latency_ms=latency_ms,
+        attempts=attempts,
+        logprobs=completion.logprobs,
+        cached_tokens=usage.cached_tokens if usage else 0,
+        reasoning_tokens=usage.reasoning_tokens if usage else 0,
+    )
+
+
+def _booked_tokens(request: Mapping[str, Any]) -> int:
+    """What a request is expected to count for against the tokens a minute."""
+    return int(count_prompt_tokens(request["messages"]) + request["max_tokens"])
 
 
 def read_retry_after(milliseconds: str | None, seconds_or_date: str | None) -> float | None:
@@ -277,14 +375,6 @@ def read_retry_after(milliseconds: str | None, seconds_or_date: str | None) -> f
         return max(0.0, email.utils.parsedate_to_datetime(seconds_or_date or "").timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _read_usage(usage: Any) -> tuple[int, int] | None:
-    if not isinstance(usage, dict):
-        return None
-    counts = usage.get("prompt_tokens"), usage.get("completion_tokens", 0)
-    told = all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts)
-    return (counts[0], counts[1]) if told else None  # type: ignore[return-value]
 
 
 def _open_client(endpoint: Endpoint, key: str) -> "openai.AsyncOpenAI":

@@ -5,8 +5,9 @@ A key is the hash of the whole request, so any change to model, messages or para
 those that no label can be read from (they were paid for); a request that failed on the way is asked again.
 """
 
+import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,19 @@ from tasks.workspace import digest
 TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT, refusal TEXT,
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, latency_ms REAL NOT NULL,
-    attempts INTEGER NOT NULL, kept_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ'))
+    attempts INTEGER NOT NULL, kept_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ')),
+    logprobs TEXT, cached_tokens INTEGER NOT NULL DEFAULT 0, reasoning_tokens INTEGER NOT NULL DEFAULT 0
 ) STRICT, WITHOUT ROWID"""
+ADDED = {
+    "logprobs": "TEXT",
+    "cached_tokens": "INTEGER NOT NULL DEFAULT 0",
+    "reasoning_tokens": "INTEGER NOT NULL DEFAULT 0",
+}
+"""Columns that journals of earlier releases lack."""
+
+BATCHES = """CREATE TABLE IF NOT EXISTS batches (
+    name TEXT PRIMARY KEY, batch_id TEXT, keys TEXT NOT NULL, planned_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ'))
+) STRICT"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,22 @@ class Reply:
     latency_ms: float
     """Of the attempt that was answered."""
     attempts: int
+    logprobs: str | None = None
+    """Of the answer's first token, a JSON list of `{"token": …, "logprob": …}`, the likeliest first; None where not asked for."""
+    cached_tokens: int = 0
+    """Prompt tokens that the endpoint had in its cache; they are among `input_tokens`."""
+    reasoning_tokens: int = 0
+    """Tokens of hidden reasoning; they are among `output_tokens`."""
+
+
+@dataclass(frozen=True)
+class PlannedBatch:
+    """Requests that were, or were about to be, handed to an endpoint as one batch, and whose answers are not all in yet."""
+
+    name: str
+    """What the batch carries in its metadata, so that it is found again even if its id was never written down."""
+    batch_id: str | None
+    keys: list[str]
 
 
 COLUMNS = [field.name for field in fields(Reply)]
@@ -50,12 +78,15 @@ class Journal:
     """Replies on disk; without a path nothing is kept. Use it as a context, in one thread."""
 
     def __init__(self, path: Path | None) -> None:
+        self.path = path
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
-        self._database.execute("PRAGMA journal_mode=WAL")
+        self._share()
         self._database.execute("PRAGMA synchronous=NORMAL")  # a kill loses nothing; a power cut at worst the last few
         self._database.execute(TABLE)
+        self._database.execute(BATCHES)
+        self._add_columns()
 
     def __enter__(self) -> Self:
         return self
@@ -73,3 +104,45 @@ class Journal:
         values = [key, model, *asdict(reply).values()]
         names = ", ".join(["key", "model", *COLUMNS])
         self._database.execute(f"INSERT OR IGNORE INTO replies ({names}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
+
+    def plan_batch(self, name: str, keys: Iterable[str]) -> None:
+        """Write down that a batch of this name is about to be made; it is on the disk when this returns."""
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("INSERT INTO batches (name, keys) VALUES (?, ?)", [name, json.dumps(list(keys))])
+        self._database.execute("PRAGMA synchronous=NORMAL")
+
+    def name_batch(self, name: str, batch_id: str) -> None:
+        """Write down the id that the endpoint gave to a batch."""
+        self._database.execute("UPDATE batches SET batch_id = ? WHERE name = ?", [batch_id, name])
+
+    def end_batch(self, name: str) -> None:
+        """Forget a batch: its answers are kept, or it never was."""
+        self._database.execute("DELETE FROM batches WHERE name = ?", [name])
+
+    def planned_batches(self) -> list[PlannedBatch]:
+        """Batches that were planned and have not ended, the oldest first."""
+        rows = self._database.execute("SELECT name, batch_id, keys FROM batches ORDER BY planned_at, name").fetchall()
+        return [PlannedBatch(name, batch_id, json.loads(keys)) for name, batch_id, keys in rows]
+
+    def _share(self) -> None:
+        """Let others read while one writes. Whoever opens a new journal at the same moment is in the way, and SQLite does not wait
+        for this one statement."""
+        from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
+
+        trying = Retrying(
+            retry=retry_if_exception_type(sqlite3.OperationalError), stop=stop_after_delay(60), wait=wait_random(0, 0.1), reraise=True
+        )
+        trying(self._database.execute, "PRAGMA journal_mode=WAL")
+
+    def _add_columns(self) -> None:
+        """Give a journal of an earlier release the columns that it lacks."""
+        for name, kind in ADDED.items():
+            if name not in self._columns():
+                try:
+                    self._database.execute(f"ALTER TABLE replies ADD COLUMN {name} {kind}")
+                except sqlite3.OperationalError:
+                    if name not in self._columns():  # else another process was faster
+                        raise
+
+    def _columns(self) -> set[str]:
+        return {row[1] for row in self._database.execute("PRAGMA table_info(replies)")}

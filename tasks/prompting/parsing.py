@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 from tasks.records import Failure
 
 NEGATION = re.compile(r"\b(?:not|no|never|none|neither|nor|non|without|hardly|cannot|\w+n't|isnt|doesnt|dont|cant|wont)\b")
+HEDGE = re.compile(
+    r"\b(?:partly|partially|almost|nearly|barely|far from|fail(?:s|ed)? to|rather than|instead of|would|could|might|maybe|perhaps"
+    r"|unless|whether)\b|\?"
+)
+"""Words with which a sentence names a label and does not give it: "far from correct", "it would be correct if …"."""
 REFUSAL = re.compile(
     r"\W*(?:(?:(?:i'm|i am|we're) )?(?:very |so |really )?sorry\b|i apologi[sz]e|unable to\b|as an ai\b"
     r"|(?:i'm|i am) (?:unable|not able)|i (?:can't|cannot|can not|won't|will not|must decline|refuse))"
@@ -43,7 +48,7 @@ def parse_reply(text: str, finish_reason: str | None, refusal: str | None, label
 
 
 def parse_label(text: str, labels: Sequence[str]) -> Parsed:
-    """The label in an answer: exact, in JSON's `label`, or the only one named in a sentence without a negation."""
+    """The label in an answer: exact, in JSON's `label`, or the only one named in a sentence without a negation or a hedge."""
     text = _without_fence(text)
     label = _exact(text, labels)
     if label is None and text.startswith("{"):
@@ -94,7 +99,7 @@ def _from_json(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _only_one_named(text: str, labels: Sequence[str]) -> str | None:
-    """The one label that stands in the text as whole words; none where there are two, or a negation beside it."""
+    """The one label that stands in the text as whole words; none where there are two, or a negation or hedge beside it."""
     rest = _folded(text)
     named: list[str] = []
     for folded in sorted(
@@ -102,4 +107,4 @@ def _only_one_named(text: str, labels: Sequence[str]) -> str | None:
     ):  # "not spam" before "spam"
         rest, count = re.subn(rf"(?<![\w-])(?<!\d\.){re.escape(folded)}(?![\w-]|\.\d)", " \0 ", rest)
         named += [label for label in labels if count and _folded(label) == folded]
-    return named[0] if len(named) == 1 and not NEGATION.search(rest) else None
+    return named[0] if len(named) == 1 and not NEGATION.search(rest) and not HEDGE.search(rest) else None

@@ -1,14 +1,28 @@
 """The room's Prefect task."""
 
-from tasks.config import Prompt
+from typing import TYPE_CHECKING
+
+from tasks.config import Prompt, Task
 from tasks.orchestration import stage
-from tasks.prompting.techniques import build_prompt
+from tasks.prompting.techniques.drafting import Exchange
+from tasks.prompting.techniques.registry import build_prompt
 from tasks.records import ContenderRecord, DatasetRecord
-from tasks.settings import Endpoint
+from tasks.settings import Places
 from tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from tasks.prompting.budget import Cap
 
 
 @stage("prompt", run_name="prompt {prompt.name}")
-def prompt_contender(prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint, workspace: Workspace) -> ContenderRecord:
-    """Build one prompt contender's folder; asking comes with evaluation."""
-    return build_prompt(prompt, dataset, endpoint, workspace)
+def prompt_contender(
+    prompt: Prompt,
+    task: Task,
+    dataset: DatasetRecord,
+    places: Places,
+    cap: "Cap",
+    workspace: Workspace,
+    transcript: list[Exchange] | None = None,
+) -> ContenderRecord:
+    """Build one prompt contender's folder; techniques that choose on dev ask about its rows here, all others ask at evaluation."""
+    return build_prompt(prompt, task, dataset, places, cap, workspace, transcript)

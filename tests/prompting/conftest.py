@@ -7,7 +7,7 @@ import pytest
 from tasks.config import Technique
 from tasks.prompting.ask import Meter, answer_all
 from tasks.prompting.budget import Cap
-from tasks.prompting.messages import PromptSpec
+from tasks.prompting.messages import PromptSpec, template_of
 from tasks.records import Answer, Example
 from tasks.settings import Endpoint
 
@@ -19,8 +19,9 @@ def make_endpoint(url: str, **changes: Any) -> Endpoint:
 
 
 def make_spec(**changes: Any) -> PromptSpec:
-    values: dict[str, Any] = {"endpoint": "there", "model": "m", "technique": Technique.ZERO_SHOT, "inputs": ["text"]}
+    values: dict[str, Any] = {"endpoint": "there", "model": "m", "techniques": [Technique.ZERO_SHOT], "inputs": ["text"]}
     values |= {"labels": ["negative", "positive"], "instructions": "Say which.", "structured": True, "max_answer_tokens": 16}
+    values |= {"template": template_of("plain")}
     return PromptSpec.model_validate(values | changes)
 
 

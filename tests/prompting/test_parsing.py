@@ -72,6 +72,29 @@ def test_a_label_within_another_is_not_taken_for_it(text: str, label: str | None
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "incorrect",
+        "The answer is incorrect.",
+        "not wrong",
+        "It isn't correct",
+        "That is far from correct",
+        "partly correct",
+        "almost correct",
+        "It would be correct for the 36th president.",
+        "The student fails to give the correct answer",
+        "Is it correct?",
+        "correct, wrong",
+        "correctly",
+        "un-correct",
+        "",
+    ],
+)
+def test_a_grade_that_is_named_and_not_given_never_passes(text: str) -> None:
+    assert parse_label(text, ["correct", "wrong"]) == (None, Failure.INVALID)
+
+
+@pytest.mark.parametrize(
     ("text", "label"),
     [
         ("not spam", "not spam"),

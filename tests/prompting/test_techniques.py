@@ -3,15 +3,20 @@ from pathlib import Path
 
 import pytest
 
-from tasks.config import Prompt, Technique
+from tasks.config import Format, Prompt, Task, Technique
 from tasks.data.examples import write_examples
-from tasks.errors import BadConfig, BadData
+from tasks.errors import BadConfig, BadData, OutsideRoots
 from tasks.manifest import read_manifest
 from tasks.prompting.ask import read_prompt
+from tasks.prompting.budget import Cap
 from tasks.prompting.messages import build_request
-from tasks.prompting.techniques import TECHNIQUES, build_prompt
-from tasks.records import DatasetRecord, Example
+from tasks.prompting.techniques.registry import TECHNIQUES
+from tasks.prompting.techniques.registry import build_prompt as build_with
+from tasks.prompting.techniques.scoring import fit_calibration
+from tasks.records import ContenderRecord, DatasetRecord, Example
+from tasks.settings import Endpoint, load_settings
 from tasks.workspace import Workspace
+from tests.places import NamedPlaces
 from tests.prompting.conftest import make_endpoint
 
 LABELS = ["bad", "fine", "good"]
@@ -47,7 +52,15 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "workspace")
 
 
-FEW = Prompt(name="few", technique=Technique.FEW_SHOT, examples=7)
+def build_prompt(
+    prompt: Prompt, dataset: DatasetRecord, endpoint: Endpoint, workspace: Workspace, task: Task | None = None
+) -> ContenderRecord:
+    """Build with an endpoint that does not listen: these techniques send nothing."""
+    places = NamedPlaces(load_settings(workspace.root.parent), {"local": endpoint})
+    return build_with(prompt, task or Task(), dataset, places, Cap(0), workspace)
+
+
+FEW = Prompt(name="few", techniques=[Technique.FEW_SHOT], examples=7)
 
 
 def test_every_technique_has_its_function() -> None:
@@ -110,14 +123,84 @@ def test_the_same_prompt_is_reused_and_another_model_is_not(dataset: DatasetReco
 
 
 @pytest.mark.parametrize("structured", [True, False])
-@pytest.mark.parametrize("technique", list(Technique))
+@pytest.mark.parametrize("technique", [Technique.ZERO_SHOT, Technique.FEW_SHOT, Technique.PERSONA, Technique.STRUCTURED])
 @pytest.mark.parametrize("own", ["", "What is it?"])
-def test_instructions_say_what_may_be_answered(
+def test_messages_say_what_may_be_answered(
     dataset: DatasetRecord, workspace: Workspace, own: str, technique: Technique, structured: bool
 ) -> None:
     endpoint = ENDPOINT.model_copy(update={"json_schema": structured})
-    prompt = Prompt(name="p", technique=technique, instructions=own)
-    said = read_prompt(build_prompt(prompt, dataset, endpoint, workspace).folder).instructions
-    assert said.startswith(own)
+    prompt = Prompt(name="p", techniques=[technique], instructions=own)
+    spec = read_prompt(build_prompt(prompt, dataset, endpoint, workspace).folder)
+    said = build_request(spec, {"text": "a new row"})["messages"][0]["content"]
+    assert own in said
     assert own or all(label in said for label in LABELS)
     assert ('"label"' in said) == structured
+
+
+TOLD = Task(guidelines="Sarcasm counts as bad.", definitions={"good": "praise", "bad": "blame"}, persona="a tired critic")
+
+
+@pytest.mark.parametrize("form", list(Format))
+def test_techniques_compose_in_every_format(dataset: DatasetRecord, workspace: Workspace, form: Format) -> None:
+    names = [Technique.DESCRIPTIVE, Technique.PERSONA, Technique.FEW_SHOT, Technique.STRUCTURED]
+    prompt = Prompt(name="all", techniques=names, format=form)
+    spec = read_prompt(build_prompt(prompt, dataset, ENDPOINT, workspace, TOLD).folder)
+    messages = build_request(spec, {"text": "a <b>new</b> row {{ labels }}"})["messages"]
+    head = messages[0]["content"]
+    assert all(text in head for text in ("Sarcasm counts as bad.", "praise", "blame", "a tired critic"))
+    assert len(messages) == 2 * 4 + 1
+    assert "Sarcasm" not in messages[-1]["content"]
+    assert {"markdown": "# Text", "xml": "&lt;b&gt;new", "json": '{"inputs": {"text": "a <b>new'}[form] in messages[-1]["content"]
+    assert "{{ labels }}" in messages[-1]["content"]
+
+
+def test_a_definition_of_an_unknown_label_is_refused(dataset: DatasetRecord, workspace: Workspace) -> None:
+    told = Task(definitions={"superb": "praise"})
+    with pytest.raises(BadConfig, match="'superb', which is no label"):
+        build_prompt(Prompt(name="p", techniques=[Technique.DESCRIPTIVE]), dataset, ENDPOINT, workspace, told)
+
+
+def test_a_template_of_ones_own_is_read_once_and_published_with_the_prompt(dataset: DatasetRecord, workspace: Workspace) -> None:
+    file = workspace.root.parent / "mine.jinja"
+    file.write_text("{% if first %}{{ instructions }}\n{% endif %}<<{{ inputs.text }}>>\n")
+    mine = Prompt(name="mine", template="mine.jinja", instructions="Judge.")
+    first = build_prompt(mine, dataset, ENDPOINT, workspace)
+    file.write_text("{{ text }}!")
+    assert build_prompt(mine, dataset, ENDPOINT, workspace).fingerprint != first.fingerprint
+    assert build_request(read_prompt(first.folder), {"text": "a row"})["messages"][0]["content"] == "Judge.\n<<a row>>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{{ instructions }}", "does not show the row"),
+        ("{{ text", "cannot be rendered"),
+        ("{{ text.__class__.__mro__ }}", "cannot be rendered"),
+        ("{% include '/etc/passwd' %}{{ text }}", "cannot be rendered"),
+    ],
+)
+def test_a_template_that_is_broken_hostile_or_hides_the_row_is_refused(
+    dataset: DatasetRecord, workspace: Workspace, text: str, message: str
+) -> None:
+    (workspace.root.parent / "mine.jinja").write_text(text)
+    with pytest.raises(BadConfig, match=message):
+        build_prompt(Prompt(name="mine", template="mine.jinja"), dataset, ENDPOINT, workspace)
+
+
+def test_a_template_outside_of_the_allowed_roots_is_refused(dataset: DatasetRecord, workspace: Workspace) -> None:
+    with pytest.raises(OutsideRoots):
+        build_prompt(Prompt(name="mine", template="../../../etc/hostname"), dataset, ENDPOINT, workspace)
+
+
+def test_labels_that_begin_alike_cannot_be_scored(dataset: DatasetRecord, workspace: Workspace) -> None:
+    alike = dataset.model_copy(update={"labels": ["very bad", "very good"]})
+    with pytest.raises(BadConfig, match="begin alike"):
+        build_prompt(Prompt(name="p", techniques=[Technique.LOG_PROBABILITY]), alike, ENDPOINT, workspace)
+
+
+def test_calibration_finds_the_bias_that_makes_dev_right() -> None:
+    rows = [([-0.2, -1.7], "b"), ([-0.1, -2.3], "a"), ([-0.25, -1.5], "b"), ([-0.05, -3.0], "a")] * 20
+    scale, bias = fit_calibration([logits for logits, _ in rows], [label for _, label in rows], ["a", "b"])
+    shifted = [(scale * first + bias["a"], scale * second + bias["b"]) for (first, second), _ in rows]
+    assert ["a" if first > second else "b" for first, second in shifted] == [label for _, label in rows]
+    assert sum(bias.values()) == pytest.approx(0, abs=1e-4)
