@@ -8,9 +8,8 @@ of these at the full level. That needs no correction: one that is no better than
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from tasks.config import Gate
+from tasks.config import Gate, Prompt
 from tasks.evaluation.scores import Evaluation
 from tasks.records import (
     Arm,
@@ -18,76 +17,60 @@ from tasks.records import (
     ContenderVerdict,
     Decision,
     Judgement,
-    PredictionsRecord,
     Scores,
-    ScoresRecord,
 )
+from tasks.verdict.contestants import Contestant, contestant
+from tasks.verdict.effects import find_best_prompts, find_effects, find_format_spread, read_prompted
 from tasks.verdict.statistics import compare
 from tasks.verdict.wording import champion_label, reason_first, reason_same, reason_versus
 from tasks.workspace import Building, Stage, Workspace
 
 logger = logging.getLogger(__name__)
-STAGE = Stage("verdict", 1, ("tasks.verdict.decision", "tasks.verdict.statistics", "tasks.verdict.wording"))
+STAGE = Stage(
+    "verdict",
+    2,
+    (
+        "tasks.verdict.decision",
+        "tasks.verdict.contestants",
+        "tasks.verdict.effects",
+        "tasks.verdict.statistics",
+        "tasks.verdict.wording",
+    ),
+)
 
 
-@dataclass(frozen=True)
-class Contestant:
-    """One contender at the gate."""
-
-    scores: ScoresRecord
-    examples: tuple[str, ...]
-    """The test rows, in order."""
-    correct: tuple[bool | None, ...]
-    """Whether each was right; None where its score is not a number."""
-
-    @property
-    def name(self) -> str:
-        return self.scores.contender
-
-    @property
-    def trivial(self) -> bool:
-        return self.scores.arm is Arm.TRIVIAL
-
-    def rank(self) -> tuple[float, float, str]:
-        """Sorts the best on dev first; ties go to the cheaper, then to the earlier name."""
-        cost = self.scores.dev.cost_usd_per_1000
-        accuracy = self.scores.dev.accuracy
-        return -accuracy if math.isfinite(accuracy) else math.inf, math.inf if cost is None else cost, self.name
-
-
-def judge(gate: Gate, evaluations: Sequence[Evaluation], champion: Evaluation | None, workspace: Workspace) -> Judgement:
-    """Decide, or find what was decided over the same predictions and champion.
+def judge(
+    gate: Gate,
+    evaluations: Sequence[Evaluation],
+    champion: Evaluation | None,
+    workspace: Workspace,
+    prompts: Sequence[Prompt] = (),
+) -> Judgement:
+    """Decide, or find what was decided over the same predictions and champion; with the effects of the prompts' techniques.
 
     Args:
         evaluations: of this run's contenders, in any order.
         champion: of the contender that is champion now, on the same data set; None where there is none. One with the fingerprint
             of a contender of this run is that contender.
+        prompts: the run's prompted contenders; their effects take no part in the decision.
     """
     inputs = sorted(evaluation.scores.fingerprint for evaluation in evaluations)
-    config = {"gate": gate, "champion": champion and [champion.scores.of, champion.scores.fingerprint]}
+    of_champion = champion and [champion.scores.of, champion.scores.fingerprint]
+    config = {"gate": gate, "champion": of_champion, "prompts": list(prompts)}
 
     def build(building: Building) -> Judgement:
         contestants = [contestant(evaluation) for evaluation in evaluations]
-        return decide(gate, contestants, contestant(champion) if champion else None)
+        judgement = decide(gate, contestants, contestant(champion) if champion else None)
+        prompted = read_prompted(prompts, evaluations)
+        return judgement.model_copy(
+            update={
+                "effects": find_effects(prompted, gate.alpha),
+                "format_spread": find_format_spread(prompted),
+                "best_prompts": find_best_prompts(prompted),
+            }
+        )
 
     return workspace.produce(STAGE, inputs, config, Judgement, build)
-
-
-def contestant(evaluation: Evaluation) -> Contestant:
-    """Read what the gate needs of an evaluation: the test rows and whether each was right."""
-    examples, correct = read_test_rows(evaluation.predictions)
-    return Contestant(evaluation.scores, examples, correct)
-
-
-def read_test_rows(predictions: PredictionsRecord) -> tuple[tuple[str, ...], tuple[bool | None, ...]]:
-    """The test rows' examples, and whether each was right (None where its score is missing or not a number)."""
-    import pyarrow.parquet as parquet
-
-    columns = ["split", "example", "score", "correct"]
-    rows = parquet.read_table(predictions.folder / "predictions.parquet", columns=columns).to_pylist()
-    rows = [row for row in rows if row["split"] == "test"]
-    correct = (row["correct"] if row["score"] is not None and math.isfinite(row["score"]) else None for row in rows)
-    return tuple(row["example"] for row in rows), tuple(correct)
 
 
 def decide(gate: Gate, contestants: Sequence[Contestant], champion: Contestant | None) -> Judgement:

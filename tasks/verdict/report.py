@@ -4,7 +4,7 @@ Names of contenders, and whatever came from a store, are data: shown as plain te
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,9 @@ from tasks.records import (
     Latency,
     Verdict,
 )
+from tasks.verdict.effects_report import effects_table, markdown_effects, prompt_facts
 from tasks.verdict.statistics import holm
+from tasks.verdict.text import DASH, dollars, escape, markdown_table, milliseconds, or_dash, plain
 from tasks.verdict.wording import p_value, percent
 
 if TYPE_CHECKING:
@@ -64,6 +66,9 @@ def verdict_of(
         contenders=judgement.contenders,
         comparison=judgement.comparison,
         comparisons=judgement.comparisons,
+        effects=judgement.effects,
+        format_spread=judgement.format_spread,
+        best_prompts=judgement.best_prompts,
         champion=champion,
         spent_usd=spent_usd,
         reused=list(reused),
@@ -82,28 +87,34 @@ def render_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> "RenderableT
     from rich.text import Text
 
     colour = COLOURS[verdict.decision]
-    head = Text.assemble((HEADLINES[verdict.decision], f"bold {colour}"), "  ", (_plain(_headline(verdict)), "bold"))
-    reason = Text(_plain(verdict.reason))
-    return Group(Text(), head, reason, Text(), _table(verdict), Text(LEGEND, style="dim"), Text(), _facts(verdict, closer))
+    head = Text.assemble((HEADLINES[verdict.decision], f"bold {colour}"), "  ", (plain(_headline(verdict)), "bold"))
+    reason = Text(plain(verdict.reason))
+    parts = [Text(), head, reason, Text(), _table(verdict), Text(LEGEND, style="dim"), Text()]
+    effects = effects_table(verdict)
+    if effects:
+        parts += [*effects, Text()]
+    return Group(*parts, _facts(verdict, closer))
 
 
 def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
     """The verdict as Markdown."""
-    rows = [[_escape(cell) for cell in _cells(line, verdict)] for line in verdict.contenders]
+    rows = [[escape(cell) for cell in _cells(line, verdict)] for line in verdict.contenders]
     parts = [
-        f"# {HEADLINES[verdict.decision]}: {_escape(_headline(verdict))}",
-        _escape(verdict.reason),
-        _markdown_table(["", *COLUMNS], rows),
+        f"# {HEADLINES[verdict.decision]}: {escape(_headline(verdict))}",
+        escape(verdict.reason),
+        markdown_table(["", *COLUMNS], rows),
         f"{LEGEND}. Intervals are Wilson's; rows without a usable answer count as wrong.",
     ]
     if verdict.comparisons:
-        parts += ["## On the same test rows", _markdown_table(COMPARED, _compared(verdict.comparisons))]
+        parts += ["## On the same test rows", markdown_table(COMPARED, _compared(verdict.comparisons))]
+    parts += markdown_effects(verdict)
     failures = [_failures(line) for line in verdict.contenders if line.failures]
     if failures:
-        parts += ["## Rows without a usable answer", "\n".join(f"- {_escape(text)}" for text in failures)]
+        parts += ["## Rows without a usable answer", "\n".join(f"- {escape(text)}" for text in failures)]
+    facts = [*_decided(verdict), *prompt_facts(verdict), *_where(verdict, closer)]
     parts += [
         "## The rest",
-        "\n".join(f"- **{title}** {_escape(text)}" for title, text in [*_decided(verdict), *_where(verdict, closer)]),
+        "\n".join(f"- **{title}** {escape(text)}" for title, text in facts),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -112,7 +123,7 @@ def table_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """The contenders' table as rows for an artifact, numbers as numbers."""
     return [
         {
-            "contender": _plain(line.name),
+            "contender": plain(line.name),
             "arm": line.arm.value,
             "winner": line.name == verdict.winner,
             "finalist": line.finalist,
@@ -147,12 +158,12 @@ def _cells(line: ContenderVerdict, verdict: Verdict) -> list[str]:
     low, high = line.test.interval
     return [
         _mark(line, verdict),
-        _plain(line.name),
+        plain(line.name),
         line.arm.value,
         f"{100 * line.dev.accuracy:.1f}",
         f"{100 * line.test.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]",
-        _or_dash(line.test.macro_f1, lambda value: f"{100 * value:.1f}"),
-        _or_dash(line.cost_usd_per_1000, _dollars),
+        or_dash(line.test.macro_f1, lambda value: f"{100 * value:.1f}"),
+        or_dash(line.cost_usd_per_1000, dollars),
         _latency(line.latency_ms),
     ]
 
@@ -186,9 +197,14 @@ def _facts(verdict: Verdict, closer: Sequence[str]) -> "RenderableType":
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    facts = [*_decided(verdict), *_whole(verdict), *(("failed", _failures(line)) for line in verdict.contenders if line.failures)]
+    facts = [
+        *_decided(verdict),
+        *_whole(verdict),
+        *prompt_facts(verdict),
+        *(("failed", _failures(line)) for line in verdict.contenders if line.failures),
+    ]
     for title, text in [*facts, *_where(verdict, closer)]:
-        grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(r"\1…", _plain(text))))
+        grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(r"\1…", plain(text))))
     return grid
 
 
@@ -227,50 +243,18 @@ def _compared(comparisons: Sequence[Comparison]) -> list[list[str]]:
     adjusted = holm([comparison.p_value for comparison in comparisons])
     return [
         [
-            _escape(f"{found.contender} against {found.against}"),
-            _escape(f"{100 * found.difference:+.1f} [{100 * found.interval[0]:.1f}, {100 * found.interval[1]:.1f}]"),
+            escape(f"{found.contender} against {found.against}"),
+            escape(f"{100 * found.difference:+.1f} [{100 * found.interval[0]:.1f}, {100 * found.interval[1]:.1f}]"),
             str(found.only_contender),
             str(found.only_against),
-            _escape(p_value(found.p_value)),
-            _escape(p_value(holms)),
+            escape(p_value(found.p_value)),
+            escape(p_value(holms)),
         ]
         for found, holms in zip(comparisons, adjusted, strict=True)
     ]
 
 
-def _markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [list(head), ["---"] * len(head), *(list(row) for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _or_dash(value: float | None, show: Callable[[float], str]) -> str:
-    return "-" if value is None else show(value)
-
-
-def _dollars(value: float) -> str:
-    """Two digits that count, since costs span many sizes; never in powers of ten."""
-    if value == 0 or value >= 1:
-        return f"{value:.2f}"
-    return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
-
-
 def _latency(latency: Latency) -> str:
     if latency.p50 is None or latency.p95 is None:
-        return "-"
-    return f"{_milliseconds(latency.p50)}/{_milliseconds(latency.p95)}"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value:.0f}" if value >= 9.5 else f"{value:.1f}"
-
-
-def _plain(text: str) -> str:
-    """Data as one line of text: what is no printable character (line ends, escape codes) becomes a space."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def _escape(text: str) -> str:
-    """Data inside Markdown: every mark that could mean something is taken literally, and so is HTML."""
-    entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-    text = "".join(entities.get(character, character) for character in _plain(text))
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", text)
+        return DASH
+    return f"{milliseconds(latency.p50)}/{milliseconds(latency.p95)}"

@@ -6,24 +6,26 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from tasks.config import BakeoffConfig
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import artifact_key, stage
+from tasks.orchestration import artifact_key, show_table, stage
 from tasks.records import Judgement, Verdict
 from tasks.verdict.decision import judge
+from tasks.verdict.effects_report import effect_rows
 from tasks.verdict.report import markdown_verdict, table_rows
 from tasks.workspace import Workspace, write_durably
 
 
 @stage("gate", run_name="gate {config.name}")
 def gate(config: BakeoffConfig, evaluations: Sequence[Evaluation], champion: Evaluation | None, workspace: Workspace) -> Judgement:
-    """Decide whether the best contender may become champion; `champion` is the evaluation of the one that is."""
-    return judge(config.gate, evaluations, champion, workspace)
+    """Decide whether the best contender may become champion, whose evaluation `champion` is; and find what techniques do."""
+    return judge(config.gate, evaluations, champion, workspace, config.prompts)
 
 
 @stage("report", run_name="report {verdict.name}")
 def report(verdict: Verdict, workspace: Workspace) -> None:
-    """Keep the verdict under its run's id, and show it on the run's page: for reading, and as a table."""
+    """Keep the verdict under its run's id, and show it on the run's page: for reading, and as tables."""
     folder = workspace.root / "runs" / verdict.run_id
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "verdict.json", verdict.model_dump_json(indent=2))
     create_markdown_artifact(key=artifact_key("verdict", verdict.name), markdown=markdown_verdict(verdict))
     create_table_artifact(key=artifact_key("contenders", verdict.name), table=table_rows(verdict), description=verdict.reason)
+    show_table(f"effects {verdict.name}", effect_rows(verdict), "What each technique does, against its endpoint's plain prompt")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.records import Arm, Latency, Scores, ScoresRecord
-from tasks.verdict.decision import Contestant
+from tasks.verdict.contestants import Contestant
 
 
 def scores(right: int, n: int, cost: float | None = 0.01, failed: int = 0, p50: float | None = 12.0) -> Scores:

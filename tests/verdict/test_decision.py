@@ -8,7 +8,8 @@ import pytest
 
 from tasks.config import Gate
 from tasks.records import Arm, Decision
-from tasks.verdict.decision import Contestant, decide
+from tasks.verdict.contestants import Contestant
+from tasks.verdict.decision import decide
 from tests.verdict.builders import answers, contestant
 
 PUBLISH, KEEP, UNSURE = Decision.PUBLISH, Decision.KEEP_CHAMPION, Decision.NOT_ENOUGH_EVIDENCE

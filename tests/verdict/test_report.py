@@ -89,7 +89,7 @@ def test_figures_that_cannot_be_had_are_dashes():
     without = line.model_copy(update={"test": bare, "cost_usd_per_1000": None, "latency_ms": bare.latency_ms})
     made = verdict(contenders=[without])
     row = next(row for row in shown(made).splitlines() if "★" in row)
-    assert row.split()[-3:] == ["-", "-", "-"]
+    assert row.split()[-3:] == ["—", "—", "—"]
     assert table_rows(made)[0]["usd per 1000"] is None
 
 

@@ -12,8 +12,8 @@ from tasks.config import BakeoffConfig
 from tasks.records import Verdict
 from tasks.settings import prefect_defaults
 from tasks.workspace import Workspace
-from tests.evaluation.conftest import NamedPlaces
-from tests.verdict.test_report import verdict
+from tests.places import NamedPlaces
+from tests.verdict.test_effects import better, prompted, with_effects
 
 pytestmark = pytest.mark.slow
 
@@ -35,13 +35,19 @@ def artifact(key: str) -> str:
 def test_the_verdict_is_kept_and_is_an_artifact_to_read_and_one_to_sort(prefect, workspace: Workspace):
     from tasks.verdict.stage import report
 
-    made = verdict().model_copy(update={"name": "my_bake_off"})
+    few_shot = prompted("few_shot", "few_shot", better(gained=8, lost=1))
+    made = with_effects(prompted("zero_shot"), few_shot).model_copy(update={"name": "my_bake_off"})
     flow(name="reporting")(lambda: report(made, workspace))()
     assert artifact("verdict-my-bake-off").startswith("# PUBLISHED: lora")
     assert Verdict.model_validate_json((workspace.root / "runs" / made.run_id / "verdict.json").read_text()) == made
     rows = json.loads(artifact("contenders-my-bake-off"))
     assert [row["contender"] for row in rows] == [line.name for line in made.contenders]
     assert rows[0]["test accuracy"] == 0.8
+    effects = json.loads(artifact("effects-my-bake-off"))
+    assert [(row["prompt"], row["difference"], row["finding"]) for row in effects] == [
+        ("zero_shot", None, None),
+        ("few_shot", 0.35, "gain"),
+    ]
 
 
 def test_a_run_through_the_tasks_lists_what_it_reused(prefect, dataset, places: NamedPlaces, workspace: Workspace):
