@@ -28,12 +28,12 @@ def load_contender(folder: Path, ask: "AskContext | None" = None, settings: Sett
     """The predictor in a contender's folder, every file checked against the manifest first.
 
     Args:
-        ask: the endpoint, cap and journal; needed for prompts alone.
+        ask: the endpoint, cap and journal; needed for prompts and hybrids.
         settings: where base models lie; those of this process if None.
 
     Raises:
         IntegrityError: a file is missing, changed or of a kind that can run code, or the base is another than it was trained on.
-        BadConfig: a prompt without `ask`.
+        BadConfig: a prompt or hybrid without `ask`.
     """
     _refuse_code(folder)
     manifest = read_manifest(folder)
@@ -49,19 +49,23 @@ def load_contender(folder: Path, ask: "AskContext | None" = None, settings: Sett
         from tasks.contenders.tuned import TunedPredictor
 
         return TunedPredictor(folder, manifest, settings or load_settings())
-    if manifest.kind == "prompt":
-        return _prompt(manifest, ask)
+    if manifest.kind in ("prompt", "hybrid"):
+        return _asking(folder, manifest, ask, settings)
     raise IntegrityError(f"{folder} is of kind {manifest.kind!r}, which this version does not know: update bakeoff")
 
 
-def _prompt(manifest: ContenderManifest, ask: "AskContext | None") -> Predictor:
+def _asking(folder: Path, manifest: ContenderManifest, ask: "AskContext | None", settings: Settings | None) -> Predictor:
     if ask is None:
         raise BadConfig(
-            f"contender {manifest.name!r} is a prompt: give the endpoint to ask ({manifest.occupies}), a cap and a journal"
+            f"contender {manifest.name!r} is a {manifest.kind}: give the endpoint to ask ({manifest.occupies}), a cap and a journal"
         )
+    if manifest.kind == "hybrid":
+        from tasks.contenders.hybrid import HybridPredictor
+
+        return HybridPredictor(folder, manifest, ask, settings or load_settings())
     from tasks.prompting.ask import PromptPredictor
 
-    return PromptPredictor(manifest, ask)
+    return PromptPredictor(folder, manifest, ask)
 
 
 def _refuse_code(folder: Path) -> None:

@@ -132,6 +132,8 @@ def _schema(pyarrow: Any) -> Any:
         "cost_usd": number,
         "failure": text,
         "logits": pyarrow.list_(number),
+        "draft": text,
+        "reason": text,
     }
     return pyarrow.schema([(name, types[name]) for name in Answer.model_fields])
 

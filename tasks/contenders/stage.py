@@ -1,9 +1,11 @@
-"""Trivial contenders as a Prefect task."""
+"""Contenders that are neither prompted nor tuned, as Prefect tasks."""
 
-from tasks.config import Trivial
+from tasks.config import Hybrid, Trivial
+from tasks.contenders.hybrid import CHART, Predicted, build_hybrid
 from tasks.contenders.trivial import build_trivial
-from tasks.orchestration import stage
+from tasks.orchestration import show_svg, stage
 from tasks.records import ContenderRecord, DatasetRecord
+from tasks.settings import Settings
 from tasks.workspace import Workspace
 
 
@@ -11,3 +13,23 @@ from tasks.workspace import Workspace
 def trivial(kind: Trivial, dataset: DatasetRecord, workspace: Workspace) -> ContenderRecord:
     """Make one trivial contender, or find the one that was made from the same."""
     return build_trivial(kind, dataset, workspace)
+
+
+@stage("hybrid", "hybrid {hybrid.name}")
+def pair(
+    hybrid: Hybrid,
+    tuned: ContenderRecord,
+    of_tuned: Predicted,
+    prompt: ContenderRecord,
+    of_prompt: Predicted,
+    dataset: DatasetRecord,
+    settings: Settings,
+    workspace: Workspace,
+) -> ContenderRecord:
+    """Pair a tuned contender with a prompted one once both were evaluated, or find the pair that was made from the same; what
+    routing would cost and give is drawn on the run's page."""
+    made = build_hybrid(hybrid, tuned, of_tuned.predictions, prompt, of_prompt.predictions, dataset, settings, workspace)
+    chart = made.folder / CHART
+    if chart.exists():
+        show_svg(f"routing {hybrid.name}", chart, "\n".join(finding.message for finding in made.findings))
+    return made

@@ -2,19 +2,23 @@
 
 predictions.parquet     a row a `Prediction`: dev then test, in the splits' order; no row is ever dropped
 logits.safetensors      `logits` [rows, the contender's labels], the same order, for contenders that have them
+tuned/                  for hybrids: the same two files of its tuned part
 """
 
 import logging
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.child import run_child
+from tasks.contenders.hybrid import PROMPT, TUNED, merge, questions, read_spec, tuned_part
 from tasks.data.examples import read_examples, split_path
+from tasks.data.predictions import FILE, read_predictions, write_table
 from tasks.errors import IntegrityError
+from tasks.manifest import read_manifest
 from tasks.records import (
     Answer,
     ContenderRecord,
@@ -26,25 +30,29 @@ from tasks.records import (
     Split,
 )
 from tasks.settings import Places
-from tasks.workspace import Building, Stage, Workspace
+from tasks.workspace import Building, Stage, Workspace, link
 
 if TYPE_CHECKING:
+    from tasks.prompting.ask import AskContext
     from tasks.prompting.budget import Cap
 
 logger = logging.getLogger(__name__)
 STAGE = Stage(
     "predictions",
-    1,
+    2,
     (
         "tasks.evaluation.predictions",
+        "tasks.data.predictions",
         "tasks.bases",
         "tasks.device",
+        "tasks.contenders.hybrid",
         "tasks.contenders.loader",
         "tasks.contenders.predict",
         "tasks.contenders.trivial",
         "tasks.contenders.tuned",
         "tasks.prompting.ask",
         "tasks.prompting.budget",
+        "tasks.prompting.conversation",
         "tasks.prompting.endpoint",
         "tasks.prompting.messages",
         "tasks.prompting.journal",
@@ -54,6 +62,7 @@ STAGE = Stage(
     ),
 )
 SCORED: tuple[Split, ...] = ("dev", "test")
+LOGITS = "logits.safetensors"
 LATENCY_ROWS = 50
 """Test rows that a contender on a device predicts singly, to be timed."""
 
@@ -67,6 +76,10 @@ class Answered:
     rows_per_second: float
     spent_usd: float = 0.0
     requests: int = 0
+    beside: dict[str, float | None] = field(default_factory=dict)
+    """As in `PredictionsRecord`."""
+    tuned: Path | None = None
+    """For hybrids: where the tuned part's predictions lie."""
 
 
 def predict(
@@ -75,7 +88,8 @@ def predict(
     """A contender's predictions on dev and test.
 
     Prompts are asked from here, within `cap`; the endpoint is looked up (and started, where it is embedded) only when there is
-    something to ask. Everything else predicts in a child process.
+    something to ask. Everything else predicts in a child process. Hybrids do both, and neither twice: the predictions of their
+    tuned part are a product by themselves, and what their prompt was asked before is in the journal.
 
     Args:
         max_failed: stop asking an endpoint once more than this share of the rows failed.
@@ -84,11 +98,14 @@ def predict(
         BudgetReached: the cap would have been passed; what was paid for is kept.
         IntegrityError: the contender did not give one answer a row.
     """
-    asked = contender.kind == "prompt"
+    asked = contender.kind in ("prompt", "hybrid")
 
     def build(building: Building) -> PredictionsRecord:
         examples = {split: read_examples(dataset, split) for split in SCORED}
-        if asked:
+        if contender.kind == "hybrid":
+            of_tuned = predict(tuned_part(contender), dataset, places, cap, workspace)
+            answered = _combine(contender, of_tuned, examples, places, cap, workspace, max_failed)
+        elif asked:
             answered = _ask(contender, examples, places, cap, workspace, max_failed)
         else:
             answered = _in_child(contender, dataset, places, building)
@@ -96,6 +113,7 @@ def predict(
 
     inputs = [contender.fingerprint, dataset.fingerprint]
     config = {"max_failed": max_failed} if asked else {"latency_rows": LATENCY_ROWS}
+    config |= {"latency_rows": LATENCY_ROWS} if contender.kind == "hybrid" else {}
     return workspace.produce(STAGE, inputs, config, PredictionsRecord, build, f"predictions {contender.name}")
 
 
@@ -115,14 +133,6 @@ def join(
     return [_join(contender, split, example, answer, labels) for example, answer in zip(examples, answers, strict=True)]
 
 
-def read_predictions(record: PredictionsRecord, split: str | None = None) -> list[Prediction]:
-    """The rows of a predictions product, of one split or of both, in order."""
-    import pyarrow.parquet as parquet
-
-    rows = parquet.read_table(record.folder / "predictions.parquet").to_pylist()
-    return [Prediction.model_validate(row) for row in rows if split in (None, row["split"])]
-
-
 def _ask(
     contender: ContenderRecord,
     examples: dict[Split, list[Example]],
@@ -133,21 +143,62 @@ def _ask(
 ) -> Answered:
     """Ask an endpoint for both splits in one go."""
     from tasks.contenders.loader import load_contender
-    from tasks.prompting.ask import AskContext, journal_path
 
-    name = contender.occupies.removeprefix("endpoint:")
-    endpoint = places.endpoint(name)
-    context = AskContext(endpoint, cap, journal_path(workspace.root, name), max_failed)
+    context = _context(contender, places, cap, workspace, max_failed)
     every = [example for split in SCORED for example in examples[split]]
     answers = load_contender(contender.folder, context, places.settings).predict(every)
-    cut = len(examples["dev"])
     return Answered(
-        answers={"dev": answers[:cut], "test": answers[cut:]},
+        answers=_by_split(answers, examples),
         machine=contender.occupies,
-        rows_per_second=concurrent_speed([answer.latency_ms for answer in answers], endpoint.concurrency),
+        rows_per_second=concurrent_speed([answer.latency_ms for answer in answers], context.endpoint.concurrency),
         spent_usd=context.meter.usd,
         requests=context.meter.requests,
     )
+
+
+def _combine(
+    hybrid: ContenderRecord,
+    of_tuned: PredictionsRecord,
+    examples: dict[Split, list[Example]],
+    places: Places,
+    cap: "Cap",
+    workspace: Workspace,
+    max_failed: float,
+) -> Answered:
+    """Ask a hybrid's prompted part about the rows that it is to answer, and put both parts' answers together."""
+    from tasks.prompting.ask import answer_questions, read_prompt
+
+    first = read_predictions(of_tuned)
+    every = [example for split in SCORED for example in examples[split]]
+    asked = questions(hybrid.folder, read_spec(read_manifest(hybrid.folder)), every, first)
+    machine, speed = of_tuned.machine, of_tuned.rows_per_second
+    if not asked:
+        return Answered(_by_split(merge(first, {}), examples), machine, speed, tuned=of_tuned.folder)
+    context = _context(hybrid, places, cap, workspace, max_failed)
+    second = answer_questions(read_prompt(hybrid.folder / PROMPT), list(asked.values()), context)
+    asked_speed = concurrent_speed([answer.latency_ms for answer in second], context.endpoint.concurrency)
+    return Answered(
+        answers=_by_split(merge(first, dict(zip(asked, second, strict=True))), examples),
+        machine=machine,
+        rows_per_second=speed,
+        spent_usd=context.meter.usd,
+        requests=context.meter.requests,
+        beside={hybrid.occupies: len(asked) / len(every) / asked_speed if asked_speed else None},
+        tuned=of_tuned.folder,
+    )
+
+
+def _context(contender: ContenderRecord, places: Places, cap: "Cap", workspace: Workspace, max_failed: float) -> "AskContext":
+    """With what a contender's endpoint is asked; it listens from here on."""
+    from tasks.prompting.ask import AskContext, journal_path
+
+    name = contender.occupies.removeprefix("endpoint:")
+    return AskContext(places.endpoint(name), cap, journal_path(workspace.root, name), max_failed)
+
+
+def _by_split(answers: list[Answer], examples: dict[Split, list[Example]]) -> dict[str, list[Answer]]:
+    cut = len(examples["dev"])
+    return {"dev": answers[:cut], "test": answers[cut:]}
 
 
 def concurrent_speed(latencies: Sequence[float | None], concurrency: int) -> float:
@@ -185,8 +236,11 @@ def _write(
     rows = [
         row for split in SCORED for row in join(contender.name, split, examples[split], answered.answers[split], dataset.labels)
     ]
-    write_table(folder / "predictions.parquet", rows)
+    write_table(folder / FILE, rows)
     _write_logits(folder, [answer.logits for split in SCORED for answer in answered.answers[split]])
+    for file in (answered.tuned / name for name in (FILE, LOGITS) if answered.tuned):
+        if file.exists():
+            link(file, folder / TUNED / file.name)
     failures = Counter(row.failure.value for row in rows if row.failure)
     if failures:
         logger.warning("%s: %d of %d rows have no usable answer (%s)", contender.name, failures.total(), len(rows), dict(failures))
@@ -199,20 +253,8 @@ def _write(
         requests=answered.requests,
         rows_per_second=answered.rows_per_second,
         machine=answered.machine,
+        beside=answered.beside,
     )
-
-
-def write_table(path: Path, rows: Sequence[Prediction]) -> None:
-    """Write predictions as parquet, with the same columns and types whatever the rows hold."""
-    import pyarrow
-    import pyarrow.parquet as parquet
-
-    text, number, whole = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
-    types = dict.fromkeys(Prediction.model_fields, text)
-    types |= dict.fromkeys(("score", "probability", "latency_ms", "cost_usd"), number)
-    types |= {"input_tokens": whole, "output_tokens": whole, "correct": pyarrow.bool_()}
-    schema = pyarrow.schema(list(types.items()))
-    parquet.write_table(pyarrow.Table.from_pylist([row.model_dump(mode="json") for row in rows], schema=schema), path)
 
 
 def _write_logits(folder: Path, logits: Sequence[list[float] | None]) -> None:
@@ -222,7 +264,7 @@ def _write_logits(folder: Path, logits: Sequence[list[float] | None]) -> None:
     import numpy
     from safetensors.numpy import save_file
 
-    save_file({"logits": numpy.asarray(known, dtype=numpy.float32)}, folder / "logits.safetensors")
+    save_file({"logits": numpy.asarray(known, dtype=numpy.float32)}, folder / LOGITS)
 
 
 def _join(contender: str, split: str, example: Example, answer: Answer, labels: Sequence[str]) -> Prediction:
@@ -244,6 +286,7 @@ def _join(contender: str, split: str, example: Example, answer: Answer, labels: 
         output_tokens=answer.output_tokens,
         cost_usd=answer.cost_usd,
         failure=failure,
+        draft=answer.draft,
     )
 
 

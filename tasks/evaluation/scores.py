@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.config import BakeoffConfig
-from tasks.evaluation.cost import hourly_price, usd_per_1000
-from tasks.evaluation.predictions import predict, read_predictions
+from tasks.data.predictions import read_predictions
+from tasks.evaluation.cost import beside_usd, usd_per_1000
+from tasks.evaluation.predictions import predict
 from tasks.records import ContenderRecord, DatasetRecord, Latency, Prediction, PredictionsRecord, Scores, ScoresRecord
 from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace
@@ -14,7 +15,7 @@ from tasks.workspace import Building, Stage, Workspace
 if TYPE_CHECKING:
     from tasks.prompting.budget import Cap
 
-STAGE = Stage("scores", 1, ("tasks.evaluation.scores", "tasks.evaluation.cost", "tasks.metrics"))
+STAGE = Stage("scores", 2, ("tasks.evaluation.scores", "tasks.evaluation.cost", "tasks.metrics"))
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ def score(
         alpha: intervals cover 1 - alpha.
         settings: say what an hour of the machine costs; with another price the scores are made anew, the predictions not.
     """
-    price = hourly_price(predictions.machine, settings)
+    price, beside = settings.hourly_price(predictions.machine), beside_usd(predictions, settings)
 
     def build(building: Building) -> ScoresRecord:
         by_split = {split: read_predictions(predictions, split) for split in ("dev", "test")}
         whole = [*by_split["dev"], *by_split["test"]]
 
         def scores(rows: Sequence[Prediction]) -> Scores:
-            return score_rows(rows, predictions.rows_per_second, price, alpha, bool(dataset.labels))
+            return score_rows(rows, predictions.rows_per_second, price, alpha, bool(dataset.labels), beside)
 
         return ScoresRecord(
             contender=contender.name,
@@ -66,14 +67,19 @@ def score(
             failures=predictions.failures,
         )
 
-    config = {"alpha": alpha, "usd_per_hour": price}
+    config = {"alpha": alpha, "usd_per_hour": price} | ({"beside_usd": beside} if predictions.beside else {})
     return workspace.produce(STAGE, [predictions.fingerprint], config, ScoresRecord, build, f"scores {contender.name}")
 
 
 def score_rows(
-    rows: Sequence[Prediction], rows_per_second: float, usd_per_hour: float | None, alpha: float, classification: bool
+    rows: Sequence[Prediction],
+    rows_per_second: float,
+    usd_per_hour: float | None,
+    alpha: float,
+    classification: bool,
+    beside: float | None = 0.0,
 ) -> Scores:
-    """The scores of some rows of one contender; a row without a usable answer is wrong."""
+    """The scores of some rows of one contender; a row without a usable answer is wrong. Costs as of `usd_per_1000`."""
     from statsmodels.stats.proportion import proportion_confint
 
     from tasks.metrics import accuracy, macro_f1
@@ -86,7 +92,7 @@ def score_rows(
         macro_f1=macro_f1([row.label for row in rows], [row.reference for row in rows]) if classification else None,
         n=len(rows),
         failed=sum(row.failure is not None for row in rows),
-        cost_usd_per_1000=usd_per_1000(rows, rows_per_second, usd_per_hour),
+        cost_usd_per_1000=usd_per_1000(rows, rows_per_second, usd_per_hour, beside),
         latency_ms=latency([row.latency_ms for row in rows if row.latency_ms is not None]),
     )
 

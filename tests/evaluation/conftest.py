@@ -6,27 +6,12 @@ import pytest
 
 from tasks.data.examples import write_examples
 from tasks.records import DatasetRecord, Example
-from tasks.settings import Endpoint, Settings, Store, load_settings
+from tasks.settings import load_settings
 from tasks.workspace import Workspace, digest
+from tests.places import NamedPlaces
 
 ROWS = {"train": 60, "dev": 40, "test": 60}
 WORDS = {"positive": "good warm lively charming", "negative": "bad dull tired clumsy"}
-
-
-class NamedPlaces:
-    """Places for a test: endpoints that it names, or none at all."""
-
-    def __init__(self, settings: Settings, endpoints: dict[str, Endpoint] | None = None) -> None:
-        self.settings = settings.model_copy(update={"endpoints": {**settings.endpoints, **(endpoints or {})}})
-        self.open = dict(endpoints or {})
-        self.asked: list[str] = []
-
-    def endpoint(self, name: str) -> Endpoint:
-        self.asked.append(name)
-        return self.open[name]
-
-    def store(self, name: str) -> tuple[Store, dict[str, str]]:
-        raise AssertionError("evaluation needs no store")
 
 
 def examples(split: str) -> list[Example]:

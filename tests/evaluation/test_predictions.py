@@ -6,15 +6,17 @@ import pyarrow.parquet
 import pytest
 from safetensors.numpy import load_file
 
-from tasks.config import Prompt, Trivial
+from tasks.config import Prompt, Task, Trivial
 from tasks.contenders.trivial import build_trivial
+from tasks.data.predictions import read_predictions, write_table
 from tasks.errors import BudgetReached, IntegrityError
-from tasks.evaluation.predictions import concurrent_speed, join, predict, read_predictions, write_table
+from tasks.evaluation.predictions import concurrent_speed, join, predict
 from tasks.prompting.budget import Cap
-from tasks.prompting.techniques import build_prompt
+from tasks.prompting.techniques.registry import build_prompt
 from tasks.records import Answer, Example, Failure, Prediction
 from tasks.settings import Endpoint, load_settings
-from tests.evaluation.conftest import ROWS, NamedPlaces, examples
+from tests.evaluation.conftest import ROWS, examples
+from tests.places import NamedPlaces
 from tests.prompting.loopback import Loopback, Say, completion
 
 LABELS = ["negative", "positive"]
@@ -103,7 +105,8 @@ def prompted(dataset, workspace, url: str, **endpoint):
     settings = {"base_url": url, "model": "m", "concurrency": 4, "usd_per_million_input": 1, "usd_per_million_output": 1}
     place = Endpoint(**{**settings, **endpoint})
     prompt = Prompt(name="zero_shot", endpoint="loopback")
-    return build_prompt(prompt, dataset, place, workspace), NamedPlaces(load_settings(), {"loopback": place})
+    places = NamedPlaces(load_settings(), {"loopback": place})
+    return build_prompt(prompt, Task(), dataset, places, Cap(0), workspace), places
 
 
 def test_a_prompt_is_asked_about_both_splits_and_what_it_takes_is_known(dataset, workspace):

@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from tasks.config import BakeoffConfig, Trivial
 from tasks.contenders.trivial import build_trivial
 from tasks.errors import BadConfig
-from tasks.evaluation.cost import hourly_price, usd_per_1000
+from tasks.evaluation.cost import usd_per_1000
 from tasks.evaluation.predictions import predict
 from tasks.evaluation.scores import Evaluation, evaluate, latency, score, score_rows
 from tasks.prompting.budget import Cap
@@ -87,11 +87,11 @@ def test_rows_that_were_never_asked_do_not_make_the_others_cheaper():
 
 def test_the_operator_says_what_an_hour_costs():
     settings = load_settings().model_copy(update={"usd_per_hour": {"cuda": 2.5}})
-    assert hourly_price("cuda", settings) == 2.5
-    assert hourly_price("cpu", settings) is None
-    assert hourly_price("endpoint:local", settings) == settings.endpoints["local"].usd_per_hour
+    assert settings.hourly_price("cuda") == 2.5
+    assert settings.hourly_price("cpu") is None
+    assert settings.hourly_price("endpoint:local") == settings.endpoints["local"].usd_per_hour
     with pytest.raises(BadConfig, match="gone"):
-        hourly_price("endpoint:gone", settings)
+        settings.hourly_price("endpoint:gone")
 
 
 def test_another_price_makes_new_scores_and_no_new_predictions(dataset, places, workspace):
