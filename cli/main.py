@@ -88,6 +88,52 @@ def predict(config: Path, overrides: tuple[str, ...], texts: tuple[str, ...], in
         click.echo(f"{answer['label'] or answer['failure']}{sure}  {' | '.join(answer['inputs'].values())}")
 
 
+@main.command()
+@config_argument
+@overrides_argument
+@click.option("--prompt", "name", default="", help="The prompt's name in the config.")
+@click.option("--technique", default="", help="The config's prompt with this technique, or one of this technique alone.")
+@click.option("--split", type=click.Choice(["train", "dev", "test"]), default="test", show_default=True)
+@click.option("--row", type=click.IntRange(min=1), default=1, show_default=True, help="Which row of the split, counted from 1.")
+@output_option
+@plain_errors
+def prompt(config: Path, overrides: tuple[str, ...], name: str, technique: str, split: Any, row: int, output: str) -> None:
+    """Show the exact messages that a row becomes, without asking anybody.
+
+    Only techniques that choose or calibrate on dev (such as log_probability) ask about dev rows, when the prompt is first made.
+    """
+    from cli.prompt import as_text, show_prompt
+
+    shown = show_prompt(config, overrides, name, technique, split, row)
+    click.echo(json.dumps(shown, ensure_ascii=False, indent=2) if output == "json" else as_text(shown))
+
+
+@main.command()
+@config_argument
+@overrides_argument
+@click.option("--input", "input_file", type=click.Path(path_type=Path), required=True, help="CSV, TSV, JSON lines or parquet.")
+@click.option("--to", "output_file", type=click.Path(path_type=Path), required=True, help="The same rows with their grades.")
+@click.option("--prompt", "name", default="", help="Which of the config's prompts grades; the first by default.")
+@click.option("--champion", "by_champion", is_flag=True, help="Let the champion of the config's bake-off grade.")
+@click.option("--wordings", type=click.IntRange(0, 10), default=3, show_default=True, help="Other wordings to ask again in.")
+@output_option
+@plain_errors
+def grade(
+    config: Path,
+    overrides: tuple[str, ...],
+    input_file: Path,
+    output_file: Path,
+    name: str,
+    by_champion: bool,
+    wordings: int,
+    output: str,
+) -> None:
+    """Grade the free-text answers of a file, and say how far the judge can be trusted."""
+    from cli.grade import grade_answers, show_report
+
+    show_report(grade_answers(config, overrides, input_file, output_file, name, by_champion, wordings), output)
+
+
 @main.group()
 def champion() -> None:
     """What S3 points to."""

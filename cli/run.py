@@ -28,13 +28,8 @@ def run_bakeoff(config: Path, overrides: Sequence[str]) -> "Verdict":
     check_names(parsed, load_settings())
     from flows.bakeoff import bakeoff
 
-    with terminal_progress():
-        try:
-            return bakeoff(parsed)
-        except RuntimeError as error:  # what Prefect raises for it, whatever the cause
-            if "Failed to reach API" not in str(error):
-                raise
-            raise MissingPart("the Prefect server of PREFECT_API_URL does not answer: start it, or unset the variable") from None
+    with terminal_progress(), named_server():
+        return bakeoff(parsed)
 
 
 def show_verdict(verdict: "Verdict", output: str, config: Path) -> None:
@@ -55,6 +50,17 @@ def allow_roots(config: Path) -> None:
     """From the command line a run may read the working folder and the config's folder, beside what the operator allows."""
     roots = [*map(str, load_settings().roots), str(Path.cwd()), str(config.absolute().parent)]
     os.environ["BAKEOFF_ROOTS"] = os.pathsep.join(dict.fromkeys(roots))
+
+
+@contextmanager
+def named_server() -> Iterator[None]:
+    """Raises MissingPart where the Prefect server that is named does not answer."""
+    try:
+        yield
+    except RuntimeError as error:  # what Prefect raises for it, whatever the cause
+        if "Failed to reach API" not in str(error):
+            raise
+        raise MissingPart("the Prefect server of PREFECT_API_URL does not answer: start it, or unset the variable") from None
 
 
 @contextmanager

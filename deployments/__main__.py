@@ -30,7 +30,7 @@ from tasks.settings import prefect_defaults
 )
 @click.option("--timezone", default="UTC", show_default=True, help="The nightly run's time zone, an IANA name.")
 def main(config: Path, nightly: tuple[str, ...], timezone: str) -> None:
-    """Register the bake-off on the work pools of the Prefect server that PREFECT_API_URL names.
+    """Register the bake-off and the grading of answers on the work pools of the Prefect server that PREFECT_API_URL names.
 
     Run it again after a change: what is there is updated.
     """
@@ -44,7 +44,8 @@ def main(config: Path, nightly: tuple[str, ...], timezone: str) -> None:
         click.echo(f"bakeoff: {error}", err=True)
         sys.exit(2 if isinstance(error, Refused) else 1)
     for name in names:
-        click.echo(f"{name}  nightly: {'on' if name.rpartition('/')[2] in nightly else 'off'}")
+        flow, _, pool = name.rpartition("/")
+        click.echo(f"{name}  nightly: {'on' if pool in nightly else 'off'}" if flow == "bakeoff" else name)
     click.echo("Start a worker on each machine: make worker POOL=cpu   (or gpu, apple-silicon)")
 
 

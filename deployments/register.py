@@ -1,9 +1,9 @@
-"""The bake-off's deployments, one a work pool, and their registration on a Prefect server."""
+"""The deployments, one a flow and work pool, and their registration on a Prefect server."""
 
 import logging
 from collections.abc import Collection
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from deployments.pools import POOLS, apply_pool
@@ -11,6 +11,7 @@ from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig, MissingPart
 
 if TYPE_CHECKING:
+    from prefect import Flow
     from prefect.deployments.runner import RunnerDeployment
 
 logger = logging.getLogger(__name__)
@@ -35,26 +36,46 @@ def declare(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UT
     Raises:
         BadConfig: there is no such pool or time zone.
     """
-    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-    from prefect.deployments.runner import RunnerDeployment
     from prefect.schedules import Cron
-    from prefect.types.entrypoint import EntrypointType
 
     from flows.bakeoff import bakeoff
+
+    schedule = Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)
+    return _declare(bakeoff, pool, config, [schedule])
+
+
+def declare_grading(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
+    """The deployment of the grading flow on one work pool, named after the pool. It has no schedule: whoever runs it names a file.
+
+    Args:
+        config: the default of the parameter `config`.
+
+    Raises:
+        BadConfig: there is no such pool.
+    """
+    from flows.grade import grade
+
+    return _declare(grade, pool, config, [])
+
+
+def _declare(flow: "Flow[..., Any]", pool: str, config: BakeoffConfig, schedules: list[Any]) -> "RunnerDeployment":
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
 
     if pool not in POOLS:
         raise BadConfig(f"there is no work pool {pool!r}: the pools are {', '.join(POOLS)}")
     return RunnerDeployment.from_flow(
-        bakeoff,
+        flow,
         name=pool,
         work_pool_name=pool,
         entrypoint_type=EntrypointType.MODULE_PATH,
-        description=f"{bakeoff.description}\n\nRuns on the pool `{pool}`: {POOLS[pool]}",
+        description=f"{flow.description}\n\nRuns on the pool `{pool}`: {POOLS[pool]}",
         tags=TAGS,
         version=version("bakeoff"),
         parameters={"config": config.model_dump(mode="json")},
         enforce_parameter_schema=True,
-        schedules=[Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)],
+        schedules=schedules,
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
     )
 
@@ -78,6 +99,7 @@ def register(config: BakeoffConfig, nightly: Collection[str] = ("cpu",), timezon
 
     url = server_url()
     declared = [declare(pool, config, pool in nightly, timezone) for pool in POOLS]
+    declared += [declare_grading(pool, config) for pool in POOLS]
     for pool in set(nightly) - set(POOLS):
         raise BadConfig(f"--nightly names {pool!r}: the pools are {', '.join(POOLS)}")
     release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored

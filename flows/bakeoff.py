@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from services.bench import Bench, check_names, opened
 from tasks.config import BakeoffConfig
-from tasks.contenders.stage import trivial
+from tasks.contenders.stage import pair, trivial
 from tasks.data.stage import load, tokenize
 from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
@@ -22,6 +23,8 @@ from tasks.verdict.report import verdict_of
 from tasks.verdict.stage import gate, report
 
 Evaluated = list[tuple[ContenderRecord, Evaluation]]
+Made = tuple[set[str], PrefectFuture[ContenderRecord]]
+"""What a contender occupies, and the contender."""
 
 
 @flow(name="bakeoff", flow_run_name="{config.name}", persist_result=False)
@@ -63,19 +66,26 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
 
 
 def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Evaluated:
-    """Every contender, made and evaluated; those that occupy the same resource take turns."""
+    """Every contender, made and evaluated; those that occupy the same resource take turns, and a hybrid follows its parts."""
     lanes, space = Lanes(), bench.workspace
     bases = [find_base(tuned, bench.settings, space) for tuned in config.tuned]  # what is wrong comes out before anybody is paid
     tokens = [tokenize(tuned, dataset, base, space) for tuned, base in zip(config.tuned, bases, strict=True)]
-    made = [("device", lanes.submit("device", trivial, kind, dataset, space)) for kind in config.trivial]
+    made: dict[str, Made] = {kind: ({"device"}, lanes.submit({"device"}, trivial, kind, dataset, space)) for kind in config.trivial}
     for tuned, base, ids in zip(config.tuned, bases, tokens, strict=True):
-        made.append(("device", lanes.submit("device", train, tuned, dataset, ids, base, space, config.samples)))
+        made[tuned.name] = {"device"}, lanes.submit({"device"}, train, tuned, dataset, ids, base, space, config.samples)
     for prompt in config.prompts:
-        endpoint, resource = bench.settings.endpoint(prompt.endpoint), bench.resource(f"endpoint:{prompt.endpoint}")
-        made.append((resource, lanes.submit(resource, prompt_contender, prompt, dataset, endpoint, space)))
-    evaluations = [lanes.submit(lane, evaluate, each, dataset, bench.places, bench.cap, config, space) for lane, each in made]
+        resource = {bench.resource(f"endpoint:{prompt.endpoint}")}
+        work = lanes.submit(resource, prompt_contender, prompt, config.task, dataset, bench.places, bench.cap, space)
+        made[prompt.name] = resource, work
+    around = dataset, bench.places, bench.cap, config, space
+    evaluations = {name: lanes.submit(lane, evaluate, each, *around) for name, (lane, each) in made.items()}
+    for hybrid in config.hybrids:
+        both = {"device", *made[hybrid.prompt][0]}
+        parts = [future for part in (hybrid.tuned, hybrid.prompt) for future in (made[part][1], evaluations[part])]
+        made[hybrid.name] = both, lanes.submit(both, pair, hybrid, *parts, dataset, bench.settings, space)
+        evaluations[hybrid.name] = lanes.submit(both, evaluate, made[hybrid.name][1], *around)
     lanes.finish()
-    return [(each.result(), evaluation.result()) for (_, each), evaluation in zip(made, evaluations, strict=True)]
+    return [(each.result(), evaluations[name].result()) for name, (_, each) in made.items()]
 
 
 def evaluate_champion(

@@ -63,10 +63,12 @@ def check_names(config: BakeoffConfig, settings: Settings) -> None:
     """Everything that can be known of a config's names without touching data, models or the network.
 
     Raises:
-        BadConfig: a store, an endpoint, its key or its price is missing.
+        BadConfig: a store, an endpoint, its key or its price is missing, or a template leaves out what a hybrid tells it.
     """
+    from tasks.contenders.hybrid import check_hints
     from tasks.prompting.endpoint import preflight
 
     settings.store(config.store)
     for prompt in config.prompts:
         preflight(prompt.endpoint, settings.endpoint(prompt.endpoint))
+    check_hints(config, settings)

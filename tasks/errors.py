@@ -4,7 +4,8 @@
     ├── Refused (ValueError)          bad input: nothing was spent; exit status 2
     │   ├── BadConfig                 a key or value of the config or of the settings
     │   ├── BadData                   rows, columns or labels of the data set
-    │   └── OutsideRoots              a path that this run may not read
+    │   ├── OutsideRoots              a path that this run may not read
+    │   └── NotValidated              a judge whose grades prove nothing yet
     ├── MissingPart (RuntimeError)    an optional package or system program is not installed
     ├── EndpointError (RuntimeError)  a prompted LLM could not be asked at all
     ├── BudgetReached (RuntimeError)  the cap in dollars would have been passed
@@ -36,6 +37,10 @@ class BadData(Refused):
 
 class OutsideRoots(Refused):
     """A path outside the roots that this run may read."""
+
+
+class NotValidated(Refused):
+    """A judge that was not shown to grade as people do; what it graded proves nothing, and publishes nothing."""
 
 
 class MissingPart(BakeoffError, RuntimeError):

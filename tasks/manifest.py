@@ -55,11 +55,11 @@ class ContenderManifest(Model):
 
 
 def write_manifest(folder: Path, manifest: ContenderManifest) -> ContenderManifest:
-    """Hash the folder's files into the manifest and write it."""
+    """Hash the folder's files (manifests of contenders inside it among them) into the manifest and write it."""
     files = {
         path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in {FILE, "record.json"}
+        if path.is_file() and path not in {folder / FILE, folder / "record.json"}
     }
     whole = ContenderManifest.model_validate(manifest.model_dump() | {"files": files})
     write_durably(folder / FILE, whole.model_dump_json(indent=2))

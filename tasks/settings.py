@@ -5,10 +5,11 @@ in the working folder), and environment variables such as `BAKEOFF_STORES__AWS__
 read from the environment variable whose *name* an endpoint gives; S3 uses boto3's own chain.
 """
 
+import math
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -44,9 +45,11 @@ class Endpoint(Place):
     key_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
     """The environment variable that holds the key; empty where none is needed."""
     usd_per_million_input: float | None = Field(None, ge=0)
-    """Price of a million prompt tokens."""
+    """Price of a million prompt tokens. Without prices those of the kept library (genai-prices) hold, where it knows the model."""
     usd_per_million_output: float | None = Field(None, ge=0)
-    """Price of a million answer tokens."""
+    """Price of a million answer tokens, those of hidden reasoning among them."""
+    usd_per_million_cached: float | None = Field(None, ge=0)
+    """Price of a million prompt tokens that the endpoint had in its cache; without it they cost what others do."""
     priced_on: date | None = None
     """The day on which the prices were looked up."""
     usd_per_hour: float = Field(0.0, ge=0)
@@ -54,7 +57,17 @@ class Endpoint(Place):
     json_schema: bool = True
     """Whether it can be held to a JSON schema; otherwise answers are parsed strictly from text."""
     concurrency: int = Field(8, ge=1, le=1024)
-    """Requests under way at once."""
+    """Requests under way at once, at most; fewer while the endpoint asks to slow down."""
+    requests_per_minute: int | None = Field(None, ge=1)
+    """What the endpoint allows; kept to by all runs on one Prefect server together."""
+    tokens_per_minute: int | None = Field(None, ge=1)
+    """What the endpoint allows, prompt and answer together; kept to likewise."""
+    batch: bool = False
+    """Ask through OpenAI's Batch API: half the price, answers within a day."""
+    answer_limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the limit of an answer; newer OpenAI models take only the latter."""
+    temperature: bool = True
+    """Whether it takes a temperature; models that reason refuse one."""
     attempts: int = Field(5, ge=1, le=20)
     """Attempts a row, the first included."""
     timeout_s: float = Field(60.0, gt=0)
@@ -120,9 +133,6 @@ BUILT_IN: dict[str, Any] = {
             "base_url": "https://api.openai.com/v1",
             "model": "gpt-4o-mini",
             "key_env": "OPENAI_API_KEY",
-            "usd_per_million_input": 0.15,
-            "usd_per_million_output": 0.60,
-            "priced_on": "2024-07-18",
             "concurrency": 32,
             "context_tokens": 128_000,
         },
@@ -160,6 +170,19 @@ class Settings(Place):
     def endpoint(self, name: str) -> Endpoint:
         """Raises BadConfig when no endpoint has this name, listing those that do."""
         return _named(self.endpoints, name, "endpoint")
+
+    def hourly_price(self, machine: str) -> float | None:
+        """Dollars for an hour of a device (`cpu`, `mps`, `cuda`) or of `endpoint:NAME`; None where a device's is not known."""
+        kind, _, name = machine.partition(":")
+        return self.endpoint(name).usd_per_hour if kind == "endpoint" else self.usd_per_hour.get(machine)
+
+    def time_usd(self, machine: str, seconds: float | None) -> float | None:
+        """Dollars for so many seconds of a machine; None where its price is not known, or where it has one and the seconds are not
+        known (None or not finite)."""
+        price = self.hourly_price(machine)
+        if not price:
+            return price
+        return price / 3600 * seconds if seconds is not None and math.isfinite(seconds) else None
 
     def store(self, name: str) -> Store:
         """Raises BadConfig when no store has this name, or when it names no bucket."""

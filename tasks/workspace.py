@@ -137,6 +137,15 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def link(source: Path, target: Path) -> None:
+    """The same file at another place; a copy where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def write_durably(path: Path, text: str) -> None:
     """Write a file whole or not at all: aside, synced to disk, then renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")

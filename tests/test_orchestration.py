@@ -24,9 +24,9 @@ def work(name: str, journal: Path) -> str:
 
 
 @flow(persist_result=False)
-def turns(journal: Path, names: dict[str, str]) -> list[str]:
+def turns(journal: Path, names: dict[str, set[str]]) -> list[str]:
     lanes = Lanes()
-    futures = [lanes.submit(resource, work, name, journal) for name, resource in names.items()]
+    futures = [lanes.submit(resources, work, name, journal) for name, resources in names.items()]
     lanes.finish()
     return [future.result() for future in futures]
 
@@ -41,16 +41,17 @@ def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def test_different_resources_work_side_by_side_and_the_same_one_takes_turns(server: str, tmp_path: Path) -> None:
     with temporary_settings({PREFECT_API_URL: server}):
-        done = turns(tmp_path, {"train": "device", "local": "device", "remote": "endpoint:remote"})
-    assert done == ["train", "local", "remote"]
+        done = turns(tmp_path, {"train": {"device"}, "local": {"device"}, "remote": {"remote"}, "both": {"device", "remote"}})
+    assert done == ["train", "local", "remote", "both"]
     found = spans(tmp_path)
     assert not overlap(found["train"], found["local"])
     assert overlap(found["train"], found["remote"])
+    assert found["both"][0] >= max(found["local"][1], found["remote"][1])
 
 
 def test_a_failure_does_not_keep_the_others_from_their_work_and_is_raised_as_it_was(server: str, tmp_path: Path) -> None:
     with temporary_settings({PREFECT_API_URL: server}), pytest.raises(BadData, match="row 3"):
-        turns(tmp_path, {"bad": "device", "later": "device", "remote": "endpoint:remote"})
+        turns(tmp_path, {"bad": {"device"}, "later": {"device"}, "remote": {"remote"}})
     assert set(spans(tmp_path)) == {"bad", "later", "remote"}
 
 

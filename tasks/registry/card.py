@@ -24,6 +24,25 @@ from tasks.contenders.loader import load_contender
 
 predictor = load_contender(Path("this-folder"))
 ```"""
+ASKING = """With Bakeoff, from a copy of this folder:
+
+```python
+from pathlib import Path
+
+from tasks.contenders.loader import load_contender
+from tasks.prompting.ask import AskContext
+from tasks.prompting.budget import Cap
+from tasks.settings import load_settings
+
+settings = load_settings()  # names the endpoint {name}
+predictor = load_contender(Path("this-folder"), AskContext(settings.endpoint({name}), Cap(1.0)), settings)
+```
+
+What the prompted part is asked:"""
+TOGETHER = {
+    "routing": "The tuned part (`tuned/`) answers where it is sure enough; the prompted part (`prompt/`) is asked about the rest.",
+    "in_prompt": "The prompted part (`prompt/`) answers; it is shown what the tuned part (`tuned/`) says, and how sure that is.",
+}
 
 
 def card_text(
@@ -37,8 +56,8 @@ def card_text(
     """The card as Markdown under a YAML head.
 
     Args:
-        endpoint: for prompts: which model answers, and where.
-        request: for prompts: the body that is sent, with the inputs' names in place of their values.
+        endpoint: for prompts and hybrids: which model answers, and where.
+        request: for prompts and hybrids: the body that is sent, with the inputs' names in place of their values.
     """
     from huggingface_hub import ModelCard
 
@@ -48,6 +67,7 @@ def card_text(
         f"# {plain(verdict.name)}: {plain(winner.name)}",
         _summary(manifest, winner, dataset),
         _results(line, verdict),
+        _together(manifest, winner) if manifest.kind == "hybrid" else "",
         _training(winner.training) if winner.training else "",
         _data(dataset),
         _loading(manifest, winner, endpoint, request),
@@ -88,7 +108,7 @@ def _head(
         datasets=[dataset.source] if COMMIT.match(dataset.revision) else None,
         eval_results=results,
         metrics=[result.metric_type for result in results],
-        library_name="peft" if winner.training and winner.training.method == "lora" else None,
+        library_name="peft" if _adapter(winner) else None,
         pipeline_tag=about["task_type"],
         tags=["bakeoff", manifest.kind],
     )
@@ -132,6 +152,18 @@ def _training(facts: TrainingFacts) -> str:
     return "\n".join(rows + [f"- {plain(finding.message)}" for finding in facts.findings])
 
 
+def _together(manifest: ContenderManifest, winner: ContenderRecord) -> str:
+    rows = ["## How the parts work together", "", TOGETHER[manifest.spec["combination"]]]
+    rows += [f"\n{plain(finding.message)}." for finding in winner.findings]
+    rows += [f"\n![Accuracy against cost on dev]({name})" for name in manifest.files if name.endswith(".svg")]
+    return "\n".join(rows)
+
+
+def _adapter(winner: ContenderRecord) -> bool:
+    """Whether the folder itself is one that PEFT reads."""
+    return bool(winner.kind == "tuned" and winner.training and winner.training.method == "lora")
+
+
 def _data(dataset: DatasetRecord) -> str:
     rows = [
         "## Data",
@@ -148,8 +180,9 @@ def _loading(
 ) -> str:
     heading = "## How to load it"
     if endpoint:
-        return f"{heading}\n\n{_curl(endpoint, request)}"
-    peft = _peft(winner.training, len(manifest.labels)) if winner.training and winner.training.method == "lora" else ""
+        loader = ASKING.format(name=json.dumps(manifest.occupies.removeprefix("endpoint:"))) if manifest.kind == "hybrid" else ""
+        return "\n\n".join(filter(None, [heading, loader, _curl(endpoint, request)]))
+    peft = _peft(winner.training, len(manifest.labels)) if winner.training and _adapter(winner) else ""
     return "\n\n".join(filter(None, [heading, peft, ANY_KIND]))
 
 

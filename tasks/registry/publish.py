@@ -27,7 +27,7 @@ from tasks.registry.champion import ChampionVersion, expect_champion, incarnatio
 from tasks.registry.store import Counter, StoreClient, open_store
 from tasks.registry.verify import RoundTrip, example_request, round_trip
 from tasks.settings import Places
-from tasks.workspace import Building, Stage, Workspace, file_sha256
+from tasks.workspace import Building, Stage, Workspace, file_sha256, link
 
 if TYPE_CHECKING:
     from tasks.prompting.budget import Cap
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 PUBLISH = Stage(
     "publish",
-    1,
+    2,
     (
         "tasks.registry.publish",
         "tasks.registry.card",
@@ -64,7 +64,7 @@ def publish(publication: Publication, places: Places, workspace: Workspace, cap:
     """Make the verdict's winner the champion.
 
     Args:
-        cap: for prompts: what asking a few rows again may cost.
+        cap: for prompts and hybrids: what asking a few rows again may cost.
 
     Raises:
         LostRace: another publisher was quicker; nothing has to be trained or uploaded again.
@@ -99,8 +99,9 @@ def assemble(publication: Publication, places: Places, folder: Path) -> Contende
     folder.mkdir(parents=True)
     for name in manifest.files:
         if name != CARD:
-            _link(winner.folder / name, folder / name)
-    endpoint = places.settings.endpoint(winner.occupies.removeprefix("endpoint:")) if winner.kind == "prompt" else None
+            link(winner.folder / name, folder / name)
+    asks = winner.kind in ("prompt", "hybrid")
+    endpoint = places.settings.endpoint(winner.occupies.removeprefix("endpoint:")) if asks else None
     request = example_request(winner.folder) if endpoint else None
     card = card_text(manifest, winner, publication.verdict, publication.dataset, endpoint, request)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -200,12 +201,3 @@ def _user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # a container's user need not have a name
         return str(os.getuid())
-
-
-def _link(source: Path, target: Path) -> None:
-    """The same file at another place; a copy where the file system has no hard links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

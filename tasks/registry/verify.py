@@ -1,6 +1,7 @@
 """The round trip: what S3 returns, loaded in a clean process, must answer as the contender did when it was judged.
 
-Run as a module it is that clean process for prompts: it renders messages from a downloaded folder and returns their hash.
+Run as a module it is that clean process for prompts: it renders messages from a downloaded folder and returns their hash. Of a
+hybrid both parts are proved: the tuned one's logits, and the messages that the prompted one is asked with because of them.
 """
 
 import logging
@@ -10,8 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.child import run_child, serve_child
-from tasks.data.examples import read_example_file, read_examples, split_path
+from tasks.contenders.hybrid import PROMPT, TUNED, questions, read_spec, render_hint
+from tasks.data.examples import read_example_file, split_path
+from tasks.data.predictions import FILE, read_table
 from tasks.errors import BudgetReached, IntegrityError
+from tasks.manifest import read_manifest
 from tasks.records import Answer, ContenderRecord, DatasetRecord, Model, PredictionsRecord
 from tasks.registry.champion import fetch_contender
 from tasks.registry.store import StoreClient
@@ -20,7 +24,9 @@ from tasks.settings import Places
 if TYPE_CHECKING:
     import numpy as np
 
+    from tasks.prompting.ask import Question
     from tasks.prompting.budget import Cap
+    from tasks.prompting.messages import PromptSpec
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +69,7 @@ def round_trip(
     Args:
         contender: as it lies on this machine.
         predictions: its answers when it was judged.
-        cap: for prompts: what asking a few rows again may cost; None asks none.
+        cap: for prompts and hybrids: what asking a few rows again may cost; None asks none.
 
     Raises:
         IntegrityError: bytes, messages, labels or logits are not the same.
@@ -73,6 +79,11 @@ def round_trip(
     fetch_contender(client, sha256, published)
     if contender.kind == "prompt":
         return _same_messages(published, contender, dataset, predictions, places, cap)
+    if contender.kind == "hybrid":
+        of_tuned = predictions.model_copy(update={"folder": predictions.folder / TUNED})
+        trip = _same_answers(published / TUNED, empty, dataset, of_tuned, places)
+        asked = _same_messages(published, contender, dataset, predictions, places, cap, of_tuned.folder / FILE)
+        return asked.model_copy(update={"rows": trip.rows, "largest_logit_difference": trip.largest_logit_difference})
     return _same_answers(published, empty, dataset, predictions, places)
 
 
@@ -135,7 +146,7 @@ def read_judged(predictions: PredictionsRecord) -> Judged:
     """Labels and logits of the test rows in a predictions product."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(predictions.folder / "predictions.parquet", columns=["split", "label"])
+    table = pq.read_table(predictions.folder / FILE, columns=["split", "label"])
     test = [row for row, split in enumerate(table["split"].to_pylist()) if split == "test"]
     labels = table["label"].to_pylist()
     file = predictions.folder / "logits.safetensors"
@@ -163,65 +174,87 @@ def _same_messages(
     predictions: PredictionsRecord,
     places: Places,
     cap: "Cap | None",
+    first: Path | None = None,
 ) -> RoundTrip:
-    """Render the test rows in a clean process and here; then ask a few again."""
-    test = str(split_path(dataset, "test"))
-    theirs = run_child("tasks.registry.verify", {"contender": str(published), "examples": test})
-    ours = messages_sha256({"contender": str(contender.folder), "examples": test})
+    """Render the test rows in a clean process and here; then ask a few again.
+
+    Args:
+        first: for hybrids: what the tuned part answered when it was judged. Both sides use that, and not what the clean process
+            made of it, since a last digit may turn a hint's per cent.
+    """
+    request = {"examples": str(split_path(dataset, "test"))} | ({"first": str(first)} if first else {})
+    theirs = run_child("tasks.registry.verify", request | {"contender": str(published)})
+    ours = messages_sha256(request | {"contender": str(contender.folder)})
     if theirs != ours:
         raise IntegrityError(
             f"the prompt that S3 returned renders other messages than {contender.name} does here (SHA-256 {theirs['sha256'][:12]}, "
             f"not {ours['sha256'][:12]}, over {ours['rows']} rows); it was not made champion"
         )
-    asked, repeated = _ask_again(published, dataset, read_judged(predictions), places, cap)
+    asked, repeated = _ask_again(request | {"contender": str(published)}, read_judged(predictions), places, cap)
     return RoundTrip(rows=ours["rows"], rows_asked_again=asked, answers_repeated=repeated)
 
 
 def messages_sha256(request: Mapping[str, str]) -> dict[str, Any]:
-    """The hash of the requests that a prompt's folder makes of every row of a parquet of examples.
+    """The hash of the requests that a folder makes of every row of a parquet of examples; a hybrid's of those that it asks about.
 
     Args:
-        request: `contender` (folder) and `examples` (parquet file).
+        request: `contender` (folder), `examples` (parquet file), and for hybrids `first` (parquet file of predictions, of whose
+            test rows the examples are).
 
     Returns: `sha256` and `rows`.
     """
     import hashlib
 
-    from tasks.prompting.ask import read_prompt
     from tasks.prompting.messages import build_request
     from tasks.workspace import canonical
 
-    spec = read_prompt(Path(request["contender"]))
-    examples = list(read_example_file(Path(request["examples"])))
+    spec, asked = _asked(request)
     total = hashlib.sha256()
-    for example in examples:
-        total.update(canonical(build_request(spec, example.inputs)).encode() + b"\n")
-    return {"sha256": total.hexdigest(), "rows": len(examples)}
+    for row, question in asked.items():
+        body = build_request(spec, question.example.inputs, question.shots, question.hint)
+        total.update(f"{row} {canonical(body)}\n".encode())
+    return {"sha256": total.hexdigest(), "rows": len(asked)}
+
+
+def _asked(request: Mapping[str, str]) -> "tuple[PromptSpec, dict[int, Question]]":
+    """What a prompt's or a hybrid's folder asks, by the row's place, and with which prompt."""
+    from tasks.prompting.ask import questions_of, read_prompt
+
+    folder, examples = Path(request["contender"]), list(read_example_file(Path(request["examples"])))
+    if "first" in request:
+        first = read_table(Path(request["first"]), "test")
+        return read_prompt(folder / PROMPT), questions(folder, read_spec(read_manifest(folder)), examples, first)
+    spec = read_prompt(folder)
+    return spec, dict(enumerate(questions_of(folder, spec, examples)))
 
 
 def example_request(contender: Path) -> dict[str, Any]:
-    """The body that a prompt's folder sends, with the inputs' names in place of their values."""
+    """The body that a prompt's or a hybrid's folder sends, with the inputs' names in place of their values."""
     from tasks.prompting.ask import read_prompt
     from tasks.prompting.messages import build_request
 
+    manifest, hint = read_manifest(contender), ""
+    if manifest.kind == "hybrid":
+        pair, contender = read_spec(manifest), contender / PROMPT
+        hint = render_hint(pair, "<label>", "<percent>") if pair.hint else ""
     spec = read_prompt(contender)
-    return build_request(spec, {name: f"<{name}>" for name in spec.inputs})
+    return build_request(spec, {name: f"<{name}>" for name in spec.inputs}, hint=hint)
 
 
-def _ask_again(published: Path, dataset: DatasetRecord, judged: Judged, places: Places, cap: "Cap | None") -> tuple[int, int]:
-    """Ask the endpoint about the first test rows that had an answer, without the journal. Returns rows asked, labels repeated.
+def _ask_again(request: Mapping[str, str], judged: Judged, places: Places, cap: "Cap | None") -> tuple[int, int]:
+    """Ask the endpoint about the first test rows that had an answer of its, without the journal. Returns rows asked, labels
+    repeated.
 
     A remote LLM need not repeat itself, so another label is counted and not refused; no usable answer at all is.
     """
-    from tasks.prompting.ask import answer_all, read_prompt
+    from tasks.prompting.ask import AskContext, answer_questions
 
-    answered = [row for row, label in enumerate(judged.labels) if label is not None][:ASKED_AGAIN]
+    spec, asked = _asked(request)
+    answered = [row for row in asked if judged.labels[row] is not None][:ASKED_AGAIN]
     if cap is None or not answered:
         return 0, 0
-    examples = read_examples(dataset, "test")
-    spec = read_prompt(published)
     try:
-        answers = answer_all(spec, [examples[row] for row in answered], places.endpoint(spec.endpoint), cap, journal=None)
+        answers = answer_questions(spec, [asked[row] for row in answered], AskContext(places.endpoint(spec.endpoint), cap))
     except BudgetReached as error:
         logger.warning("round trip: no row was asked again: %s", error)
         return 0, 0

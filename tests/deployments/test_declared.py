@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
 from deployments.pools import JOB_TEMPLATE, POOLS
-from deployments.register import declare, register
+from deployments.register import declare, declare_grading, register
 from tasks.config import BakeoffConfig, load_config
 from tasks.errors import BadConfig, MissingPart
 from tasks.orchestration import roots_of_run
@@ -26,6 +26,17 @@ def test_each_pool_has_a_deployment_of_its_name_that_workers_import_by_module_pa
     assert POOLS[pool] in str(declared.description)
     assert declared.storage is None
     assert declared.job_variables == {}
+
+
+@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
+def test_each_pool_grades_too_on_demand_alone(pool: str) -> None:
+    declared = declare_grading(pool, CONFIG)
+    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.grade.grade")
+    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "grade"
+    assert declared.schedules == []
+    assert declared.enforce_parameter_schema
+    assert set(declared._parameter_openapi_schema.required) == {"config", "input_file", "output_file"}
+    assert declared.concurrency_limit == 1
 
 
 def test_there_are_the_three_pools() -> None:

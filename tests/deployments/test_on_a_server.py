@@ -114,7 +114,8 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
     assert sorted(pool["name"] for pool in pools) == POOLS
     assert all((pool["type"], pool["concurrency_limit"]) == ("process", 1) for pool in pools)
-    assert len(api.post("/deployments/filter", json={}).raise_for_status().json()) == 3
+    names = [(each["name"], each["entrypoint"]) for each in api.post("/deployments/filter", json={}).raise_for_status().json()]
+    assert sorted(names) == sorted((pool, entry) for pool in POOLS for entry in ("flows.bakeoff.bakeoff", "flows.grade.grade"))
     for pool in POOLS:
         after = deployment(api, pool)
         assert after["id"] == before[pool]["id"]
@@ -194,3 +195,22 @@ def test_a_run_of_the_api_reads_only_what_the_operator_named(
     state = finish(api, run)
     assert state["type"] == "FAILED"
     assert f"lies outside the folders that this run may read: {readable}" in state["message"]
+
+
+def test_a_deployments_run_grades_a_file_that_the_operator_named_into_the_workers_home(
+    registered: None, api: httpx.Client, worker: "subprocess.Popen[bytes]", home: Path, readable: Path
+) -> None:
+    grading = api.get("/deployments/name/grade/cpu").raise_for_status().json()["id"]
+
+    def grade(**parameters: Any) -> dict[str, Any]:
+        named = {"input_file": "rows.csv", "wordings": 0, **parameters}
+        answer = api.post(f"/deployments/{grading}/create_flow_run", json={"parameters": named})
+        return finish(api, answer.raise_for_status().json()["id"]) if answer.is_success else {"status": answer.status_code}
+
+    assert grade() == {"status": 409}, "a run must say where the grades go"
+    outside = grade(output_file="../rows.csv")
+    assert (outside["type"], "is not a plain file name" in outside["message"]) == ("FAILED", True)
+    assert grade(output_file="graded.csv")["type"] == "COMPLETED"
+    lines = (home / "graded" / "graded.csv").read_text().splitlines()
+    assert lines[0] == "text,label,grade,confidence,reason,failure"
+    assert len(lines) == len((readable / "rows.csv").read_text().splitlines())

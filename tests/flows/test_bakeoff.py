@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -139,3 +140,30 @@ def test_a_changed_config_is_a_miss_for_what_it_changes_and_for_nothing_else(sta
     changed = finish(start(home, "tuned.0.epochs=1"))
     assert {"load", "predictions asked", "predictions majority"} <= set(changed["reused"])
     assert not {"train tiny", "predictions tiny"} & set(changed["reused"])
+
+
+def test_hybrids_follow_their_parts_and_routing_pays_for_nothing_again(
+    start: Start, loopback: Loopback, api: httpx.Client, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    told = "{name: told, tuned: tiny, prompt: asked, combination: in_prompt}"
+    verdict = finish(start(home, f"hybrids=[{{name: routed, tuned: tiny, prompt: asked}}, {told}]"))
+    assert {line["name"]: line["arm"] for line in verdict["contenders"]} == {
+        "majority": "trivial",
+        "tiny": "tuned",
+        "asked": "prompt",
+        "routed": "hybrid",
+        "told": "hybrid",
+    }
+    hinted = [request for request in loopback.requests if "A fine-tuned classifier says" in request["messages"][-1]["content"]]
+    rows = verdict["dataset"]["dev"] + verdict["dataset"]["test"]
+    again = 5 if verdict["winner"] in ("asked", "routed", "told") else 0
+    assert 2 * rows <= len(loopback.requests) <= 2 * rows + again
+    assert len(hinted) >= rows
+    filtered = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["routing-routed"]}}}).json()
+    assert "data:image/svg+xml;base64," in filtered[0]["data"]
+    requests = len(loopback.requests)
+    again_run = finish(start(home, f"hybrids=[{{name: routed, tuned: tiny, prompt: asked}}, {told}]"))
+    assert {"hybrid routed", "predictions routed", "predictions told"} <= set(again_run["reused"])
+    assert len(loopback.requests) == requests
+    assert same(again_run) == same(verdict)

@@ -6,12 +6,17 @@ import pytest
 
 from services.places import LivePlaces
 from tasks.bases import resolve_base
-from tasks.config import Prompt, Technique, Tuned
+from tasks.config import Combination, Hybrid, Method, Prompt, Task, Technique, Tuned
+from tasks.contenders.hybrid import build_hybrid
+from tasks.contenders.loader import load_contender
+from tasks.data.examples import read_examples
+from tasks.data.predictions import read_predictions
 from tasks.errors import IntegrityError
 from tasks.evaluation.predictions import predict
+from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap
-from tasks.prompting.techniques import build_prompt
-from tasks.registry.champion import current_champion, fetch_contender
+from tasks.prompting.techniques.registry import build_prompt
+from tasks.registry.champion import champion_contender, current_champion, fetch_contender
 from tasks.registry.publish import publish
 from tasks.registry.store import StoreClient
 from tasks.registry.verify import LOGIT_TOLERANCE, Judged, compare
@@ -73,8 +78,8 @@ def test_a_prompt_is_published_when_its_messages_come_back_byte_for_byte(
     workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
     cap = Cap(1.0)
     with Loopback(sentiment) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
-        prompt = Prompt(name="shots", endpoint="there", technique=Technique.FEW_SHOT, examples=2)
-        winner = build_prompt(prompt, dataset, places.settings.endpoint("there"), workspace)
+        prompt = Prompt(name="shots", endpoint="there", techniques=[Technique.FEW_SHOT], examples=2)
+        winner = build_prompt(prompt, Task(), dataset, places, cap, workspace)
         predictions = predict(winner, dataset, places, cap, workspace)
         asked, spent = len(server.requests), cap.spent_usd
         record = publish(publication_of(winner, predictions, dataset, "direct"), places, workspace, cap)
@@ -90,7 +95,7 @@ def test_a_prompt_within_a_spent_cap_is_published_without_asking_again(tmp_path:
     workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
     with Loopback(sentiment) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
         prompt = Prompt(name="zero", endpoint="there")
-        winner = build_prompt(prompt, dataset, places.settings.endpoint("there"), workspace)
+        winner = build_prompt(prompt, Task(), dataset, places, Cap(0), workspace)
         predictions = predict(winner, dataset, places, Cap(1.0), workspace)
         asked = len(server.requests)
         record = publish(publication_of(winner, predictions, dataset, "direct"), places, workspace, Cap(0.0))
@@ -101,7 +106,7 @@ def test_a_prompt_within_a_spent_cap_is_published_without_asking_again(tmp_path:
 def test_a_prompt_that_gets_no_answer_any_more_is_not_made_champion(tmp_path: Path, made: Path, settings: Settings) -> None:
     workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
     with Loopback(sentiment) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
-        winner = build_prompt(Prompt(name="zero", endpoint="there"), dataset, places.settings.endpoint("there"), workspace)
+        winner = build_prompt(Prompt(name="zero", endpoint="there"), Task(), dataset, places, Cap(0), workspace)
         predictions = predict(winner, dataset, places, Cap(1.0), workspace)
         server.behave = lambda request, number: Say(completion("nothing to say"))
         with pytest.raises(IntegrityError, match="none of 5 test rows got a usable answer"):
@@ -129,3 +134,39 @@ def test_a_tuned_contender_comes_back_with_the_same_logits_and_loads_with_peft_a
     fetch_contender(client, record.champion.sha256, back)
     assert "PeftModel.from_pretrained" in (back / "README.md").read_text()
     PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=2), back / "adapter")
+
+
+@pytest.mark.slow
+def test_a_hybrid_is_published_when_both_its_parts_come_back_and_predicts_from_what_was_published(
+    tmp_path: Path, made: Path, settings: Settings, client: StoreClient
+) -> None:
+    workspace, dataset, cap = Workspace(tmp_path / "workspace"), tiny_dataset(made), Cap(1.0)
+    make_base(tmp_path / "base")
+    recipe = Tuned(name="lora", base="base", method=Method.LORA, learning_rate=0.01, epochs=1, batch_size=8, max_tokens=32)
+    with Loopback(sentiment) as server:
+        asking = prompt_settings(settings, server.url).model_copy(update={"roots": [tmp_path]})
+        with LivePlaces(asking) as places:
+            base = resolve_base("base", "", places.settings)
+            tuned = tune(recipe, dataset, make_tokens(tmp_path / "tokens", base, dataset), base, workspace)
+            prompt = build_prompt(Prompt(name="zero", endpoint="there"), Task(), dataset, places, cap, workspace)
+            parts = tuned, predict(tuned, dataset, places, cap, workspace), prompt, predict(prompt, dataset, places, cap, workspace)
+            previous = None
+            for combination in Combination:
+                pair = Hybrid(name=combination.value, tuned="lora", prompt="zero", combination=combination)
+                winner = build_hybrid(pair, *parts, dataset, places.settings, workspace)
+                predictions = predict(winner, dataset, places, cap, workspace)
+                publication = publication_of(winner, predictions, dataset, "direct", previous)
+                record = publish(publication, places, workspace, cap)
+                assert (record.rows_verified, record.largest_logit_difference) == (40, 0.0)
+                assert (record.rows_asked_again, record.answers_repeated) == (5, 5)
+                previous = current_champion(places, "direct", NAME)
+                champion = champion_contender(places, "direct", NAME, workspace)
+                assert champion
+                asks = AskContext(places.endpoint("there"), cap)
+                answers = load_contender(champion.folder, asks, places.settings).predict(read_examples(dataset, "test"))
+                assert [answer.label for answer in answers] == [row.label for row in read_predictions(predictions, "test")]
+                card = (champion.folder / "README.md").read_text()
+                assert "AskContext(settings.endpoint(" in card
+                assert f"curl {server.url}/chat/completions" in card
+                assert ("A fine-tuned classifier says: <label>" in card) == (combination is Combination.IN_PROMPT)
+                assert ("![Accuracy against cost on dev](routing.svg)" in card) == (combination is Combination.ROUTING)
