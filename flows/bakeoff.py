@@ -7,13 +7,15 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
 from services.bench import Bench, check_names, opened
-from tasks.config import BakeoffConfig
+from tasks.config import BakeoffConfig, Interview, Technique
 from tasks.contenders.stage import pair, trivial
 from tasks.data.stage import load, tokenize
 from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
-from tasks.orchestration import Lanes, progress_on_page, roots_of_run
-from tasks.prompting.stage import prompt_contender
+from tasks.orchestration import Lanes, ask_person, limits_of_server, progress_on_page, roots_of_run
+from tasks.prompting.stage import model_behind, prompt_contender
+from tasks.prompting.techniques.drafting import Exchange
+from tasks.prompting.techniques.interview import interview_person
 from tasks.records import ContenderRecord, DatasetRecord, Decision, Verdict
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication
@@ -38,10 +40,11 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         Refused: the config, the data, or the endpoint of a champion that is a prompt cannot be used.
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
-    with opened(config, *roots_of_run()) as bench, progress_on_page():
+    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
         check_names(config, bench.settings)
         dataset = load(config.dataset, bench.settings, bench.workspace)
         champion = find_champion(config, bench.places)
+        models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
         evaluated = compete(config, dataset, bench)
         evaluations = [evaluation for _, evaluation in evaluated]
         holder = evaluate_champion(config, dataset, champion, evaluations, bench)
@@ -51,6 +54,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
             run_id=str(flow_run.id),
             name=config.name,
             dataset=dataset,
+            models=models,
             champion=champion.champion() if champion else None,
             spent_usd=bench.cap.spent_usd,
             reused=bench.workspace.reused,
@@ -70,22 +74,30 @@ def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Eval
     lanes, space = Lanes(), bench.workspace
     bases = [find_base(tuned, bench.settings, space) for tuned in config.tuned]  # what is wrong comes out before anybody is paid
     tokens = [tokenize(tuned, dataset, base, space) for tuned, base in zip(config.tuned, bases, strict=True)]
+    told = interview_people(config, dataset, bench)
     made: dict[str, Made] = {kind: ({"device"}, lanes.submit({"device"}, trivial, kind, dataset, space)) for kind in config.trivial}
     for tuned, base, ids in zip(config.tuned, bases, tokens, strict=True):
         made[tuned.name] = {"device"}, lanes.submit({"device"}, train, tuned, dataset, ids, base, space, config.samples)
     for prompt in config.prompts:
         resource = {bench.resource(f"endpoint:{prompt.endpoint}")}
-        work = lanes.submit(resource, prompt_contender, prompt, config.task, dataset, bench.places, bench.cap, space)
-        made[prompt.name] = resource, work
-    around = dataset, bench.places, bench.cap, config, space
-    evaluations = {name: lanes.submit(lane, evaluate, each, *around) for name, (lane, each) in made.items()}
+        around = prompt, config.task, dataset, bench.places, bench.cap, space, told.get(prompt.name)
+        made[prompt.name] = resource, lanes.submit(resource, prompt_contender, *around)
+    rows = dataset, bench.places, bench.cap, config, space
+    evaluations = {name: lanes.submit(lane, evaluate, each, *rows) for name, (lane, each) in made.items()}
     for hybrid in config.hybrids:
         both = {"device", *made[hybrid.prompt][0]}
         parts = [future for part in (hybrid.tuned, hybrid.prompt) for future in (made[part][1], evaluations[part])]
         made[hybrid.name] = both, lanes.submit(both, pair, hybrid, *parts, dataset, bench.settings, space)
-        evaluations[hybrid.name] = lanes.submit(both, evaluate, made[hybrid.name][1], *around)
+        evaluations[hybrid.name] = lanes.submit(both, evaluate, made[hybrid.name][1], *rows)
     lanes.finish()
     return [(each.result(), evaluations[name].result()) for name, (_, each) in made.items()]
+
+
+def interview_people(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> dict[str, list[Exchange] | None]:
+    """What people answered, by the prompt that asks them. Before other work starts, since only a flow's own thread can pause."""
+    asking = [each for each in config.prompts if Technique.FLIPPED in each.techniques and each.interview is Interview.HUMAN]
+    around = config.task, dataset, bench.places, bench.cap, bench.workspace, ask_person
+    return {each.name: interview_person(each, *around) for each in asking}
 
 
 def evaluate_champion(

@@ -14,7 +14,7 @@ from tasks.grading.judge import Judge
 from tasks.grading.records import GradingFile, GradingReport
 from tasks.grading.stage import build_judge, check_judge, grade_file, read_file, report_grading
 from tasks.grading.validation import WORDINGS
-from tasks.orchestration import progress_on_page, roots_of_run
+from tasks.orchestration import limits_of_server, progress_on_page, roots_of_run
 from tasks.records import ContenderRecord
 from tasks.registry.champion import champion_contender
 
@@ -44,7 +44,7 @@ def grade(
         BakeoffError: a stage failed; a rerun asks only what is missing.
     """
     roots = roots_of_run()
-    with opened(config, *roots) as bench, progress_on_page():
+    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page():
         chosen = choose_prompt(config, prompt, champion, bench.settings)
         holder = None if chosen else find_champion(config, bench)
         file = read_file(config, input_file, output_file, bool(roots), bench.settings, holder)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from services.places import LivePlaces
+from services.places import Limiter, LivePlaces
 from tasks.config import BakeoffConfig
 from tasks.records import ContenderRecord
 from tasks.settings import Settings, load_settings
@@ -32,22 +32,28 @@ class Bench:
         name = occupies.removeprefix("endpoint:")
         return "device" if name == occupies or self.settings.endpoint(name).service else occupies
 
+    def remote(self, config: BakeoffConfig) -> list[str]:
+        """The endpoints that the config's prompts ask and that are not embedded."""
+        names = dict.fromkeys(prompt.endpoint for prompt in config.prompts)
+        return [name for name in names if not self.settings.endpoint(name).service]
+
     def asking(self, contender: ContenderRecord) -> "AskContext | None":
         """What the contender asks with, its endpoint listening; None for one that asks nobody."""
-        from tasks.prompting.ask import AskContext, journal_path
+        from tasks.prompting.ask import AskContext
 
         name = contender.occupies.removeprefix("endpoint:")
         if name == contender.occupies:
             return None
-        return AskContext(self.places.endpoint(name), self.cap, journal_path(self.workspace.root, name), self.max_failed)
+        return AskContext.of(name, self.places, self.cap, self.workspace.root, self.max_failed)
 
 
 @contextmanager
-def opened(config: BakeoffConfig, *roots: Path) -> Iterator[Bench]:
+def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) -> Iterator[Bench]:
     """A bench for the time of a `with`; embedded services that were started stop with it.
 
     Args:
         roots: folders whose files the run may read, beside those that the operator named.
+        limiter: keeps the endpoints' limits a minute across runs; None keeps them within this process.
 
     Raises:
         BadConfig: the settings are wrong.
@@ -55,7 +61,7 @@ def opened(config: BakeoffConfig, *roots: Path) -> Iterator[Bench]:
     from tasks.prompting.budget import Cap
 
     settings = load_settings(*roots)
-    with LivePlaces(settings) as places:
+    with LivePlaces(settings, limiter) as places:
         yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
 
 

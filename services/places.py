@@ -1,18 +1,24 @@
 """Where names lead while a run lasts. An embedded service starts when it is first asked for, and stops with the `with`."""
 
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from tasks.settings import Endpoint, Settings, Store
+from tasks.settings import Endpoint, Settings, SharedLimit, Store
+
+Limiter = Callable[[Endpoint], SharedLimit | None]
+"""Gives what keeps an endpoint's limits a minute across runs."""
 
 
 class LivePlaces:
     """The places of one run (`tasks.settings.Places`); safe to share between threads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, limiter: Limiter | None = None) -> None:
         self.settings = settings
+        self._limiter = limiter
+        self._limits: dict[str, SharedLimit | None] = {}
         self._open = ExitStack()
         self._lock = threading.RLock()
         self._started: dict[str, tuple[str, dict[str, str]]] = {}
@@ -31,6 +37,13 @@ class LivePlaces:
             return endpoint
         base_url, _ = self._start("llm")
         return endpoint.model_copy(update={"base_url": base_url})
+
+    def limits(self, name: str) -> SharedLimit | None:
+        """The endpoint's limits a minute that all runs keep together. Raises BadConfig as above."""
+        with self._lock:
+            if name not in self._limits:
+                self._limits[name] = self._limiter(self.settings.endpoint(name)) if self._limiter else None
+            return self._limits[name]
 
     def store(self, name: str) -> tuple[Store, dict[str, str]]:
         """The store with an `endpoint_url` that listens, and the embedded server's credentials. Raises BadConfig as above."""

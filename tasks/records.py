@@ -3,7 +3,7 @@
 A record of a stage's product is stored beside it as `record.json`; `folder` and `reused` are filled in when it is read back.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -433,6 +433,22 @@ class DatasetSummary(Model):
     test: int
 
 
+class AskedModel(Record):
+    """The model behind an endpoint that is not embedded, as the run found it."""
+
+    endpoint: str
+    model: str
+    usd_per_million_input: float
+    usd_per_million_cached: float
+    usd_per_million_output: float
+    priced_by: str
+    """`settings`, or the library that knows the price."""
+    priced_on: date | None
+    """The day of these prices; null where the settings do not tell."""
+    shutdown_date: date | None
+    """The day on which the provider ends the model, where it has announced one."""
+
+
 class Verdict(Model):
     """The answer to *prompt it or fine-tune it?* The documented JSON of `bakeoff run --output json`."""
 
@@ -454,6 +470,8 @@ class Verdict(Model):
     """Where prompts differ in nothing but their format."""
     best_prompts: list[BestPrompt] = []
     """By endpoint, where prompts were tried on several."""
+    models: list[AskedModel] = []
+    """By endpoint that is not embedded: its model, prices and announced end."""
     champion: Champion | None
     spent_usd: float
     """Paid to endpoints by this run."""

@@ -216,6 +216,14 @@ class Settings(Place):
         raise BadConfig(f"there is no {text!r} in {', '.join(inside)}: check the path")
 
 
+class SharedLimit(Protocol):
+    """Limits of an endpoint that several processes keep together."""
+
+    async def take(self, requests: int, tokens: int) -> None:
+        """Wait until so much may be sent."""
+        ...
+
+
 class Places(Protocol):
     """Where names lead while a run lasts; the embedded services start when they are first asked for."""
 
@@ -223,6 +231,10 @@ class Places(Protocol):
 
     def endpoint(self, name: str) -> Endpoint:
         """The endpoint, its `base_url` filled in and listening."""
+        ...
+
+    def limits(self, name: str) -> SharedLimit | None:
+        """The endpoint's limits a minute that all runs keep together; None where each process keeps them alone."""
         ...
 
     def store(self, name: str) -> tuple[Store, dict[str, str]]:

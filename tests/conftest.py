@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tasks.prompting import limits
 from tests.live import BIN, environment, running
 from tests.tiny_model import examples, make_base
 
@@ -26,6 +27,12 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest
         if name.startswith("BAKEOFF_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
+def _new_endpoints() -> None:
+    """What an endpoint asked for, such as an hour without requests, does not reach the next one on the same port."""
+    limits._pacers.clear()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason"}
-TIMED = {"latency_ms", "cost_usd_per_1000"}
+TIMED = {"latency_ms", "latency_p50_ms", "cost_usd_per_1000", "usd_per_1000", "extra_usd_per_1000", "usd_per_point"}
 
 
 def environment(**names: str) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Where names lead in a test that has no services."""
 
-from tasks.settings import Endpoint, Settings, Store
+from tasks.settings import Endpoint, Settings, SharedLimit, Store
 
 
 class NamedPlaces:
@@ -14,6 +14,9 @@ class NamedPlaces:
     def endpoint(self, name: str) -> Endpoint:
         self.asked.append(name)
         return self.open[name]
+
+    def limits(self, name: str) -> SharedLimit | None:
+        return None
 
     def store(self, name: str) -> tuple[Store, dict[str, str]]:
         raise AssertionError("this test has no store")

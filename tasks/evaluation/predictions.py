@@ -190,10 +190,9 @@ def _combine(
 
 def _context(contender: ContenderRecord, places: Places, cap: "Cap", workspace: Workspace, max_failed: float) -> "AskContext":
     """With what a contender's endpoint is asked; it listens from here on."""
-    from tasks.prompting.ask import AskContext, journal_path
+    from tasks.prompting.ask import AskContext
 
-    name = contender.occupies.removeprefix("endpoint:")
-    return AskContext(places.endpoint(name), cap, journal_path(workspace.root, name), max_failed)
+    return AskContext.of(contender.occupies.removeprefix("endpoint:"), places, cap, workspace.root, max_failed)
 
 
 def _by_split(answers: list[Answer], examples: dict[Split, list[Example]]) -> dict[str, list[Answer]]:

@@ -1,7 +1,8 @@
 """Ask an endpoint about many rows: as many at once as it bears, each reply kept in the journal as it comes.
 
-One event loop for the whole; a fixed number of workers take rows in order, so memory does not grow with requests. What is said
-about a row is `tasks/prompting/conversation.py`; here its requests are sent, or found in the journal, and its replies paid for.
+One event loop for the whole; a fixed number of workers take rows in order, so memory does not grow with requests. An endpoint that
+is asked in batches gets the next request of every row together, turn by turn. What is said about a row is
+`tasks/prompting/conversation.py`; here its requests are sent, or found in the journal, and its replies paid for.
 """
 
 import asyncio
@@ -9,18 +10,19 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tasks.errors import BadConfig, EndpointError
 from tasks.manifest import ContenderManifest, read_manifest
 from tasks.progress import Bar, progress
+from tasks.prompting.batch import answer_batch
 from tasks.prompting.budget import Cap, count_prompt_tokens, estimate
-from tasks.prompting.conversation import Conversation, Request, converse, most_requests
+from tasks.prompting.conversation import Request, converse, most_requests
 from tasks.prompting.endpoint import Client, Outcome, preflight
 from tasks.prompting.journal import Journal, Reply, request_key
 from tasks.prompting.messages import PromptSpec, Shot, build_request
 from tasks.records import Answer, Example, Failure
-from tasks.settings import Endpoint
+from tasks.settings import Endpoint, Places, SharedLimit
 
 logger = logging.getLogger(__name__)
 FEWEST_ASKED = 20
@@ -53,6 +55,21 @@ class AskContext:
     """Stop asking once more than this share failed."""
     meter: Meter = field(default_factory=Meter)
     """Filled while asking."""
+    limits: SharedLimit | None = None
+    """The endpoint's limits a minute that all runs keep together; None keeps them within this process."""
+
+    @classmethod
+    def of(cls, name: str, places: Places, cap: Cap, root: Path | None, max_failed: float = 1.0) -> Self:
+        """With what a named endpoint is asked; it listens from here on.
+
+        Args:
+            root: the workspace in which answers are kept; None asks every row anew.
+
+        Raises:
+            BadConfig: no endpoint has this name.
+        """
+        journal = journal_path(root, name) if root else None
+        return cls(places.endpoint(name), cap, journal, max_failed, limits=places.limits(name))
 
 
 def journal_path(root: Path, endpoint: str) -> Path:
@@ -138,28 +155,44 @@ def questions_of(folder: Path, spec: PromptSpec, examples: Sequence[Example], hi
     return [Question(*each) for each in zip(examples, shots, hints or [""] * len(examples), strict=True)]
 
 
-class _RowFailed(Exception):
-    """A request of a row brought no reply."""
+class _Talk:
+    """One row's conversation, and what it took so far. Found replies count as when they were paid for."""
 
-    def __init__(self, failure: Failure, detail: str) -> None:
-        super().__init__(detail)
-        self.failure, self.detail = failure, detail
+    def __init__(self, spec: PromptSpec, question: Question) -> None:
+        self.question = question
+        self.answer: Answer | None = None
+        self.sent = False
+        """Whether any of its requests had to be sent this time."""
+        self.told: tuple[Failure, str] | None = None
+        """Where a request brought no reply: why."""
+        self._talk = converse(spec, question.example.inputs, question.shots, question.hint)
+        self.request: Request = next(self._talk)
+        self._spent = {"latency_ms": 0.0, "input_tokens": 0, "output_tokens": 0, "cost_usd": 0.0}
 
+    def hear(self, outcome: Outcome) -> None:
+        """What came of sending its request."""
+        self.sent = True
+        if outcome.reply:
+            self.take(outcome.reply)
+        else:
+            assert outcome.failure
+            self._spent["cost_usd"] += outcome.cost_usd
+            self.fail(outcome.failure, outcome.detail)
 
-@dataclass
-class _Spent:
-    """What one row's conversation took, over all its requests; found replies count as when they were paid for."""
+    def take(self, reply: Reply) -> None:
+        """Go on with the reply to its request."""
+        for name in self._spent:
+            self._spent[name] += getattr(reply, name)
+        try:
+            self.request = self._talk.send(reply)
+        except StopIteration as end:
+            answer: Answer = end.value
+            self.answer = answer.model_copy(update=self._spent)
 
-    latency_ms: float = 0.0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost_usd: float = 0.0
-
-    def add(self, reply: Reply) -> None:
-        self.latency_ms += reply.latency_ms
-        self.input_tokens += reply.input_tokens
-        self.output_tokens += reply.output_tokens
-        self.cost_usd += reply.cost_usd
+    def fail(self, failure: Failure, detail: str) -> None:
+        """End without an answer."""
+        self.told = failure, detail
+        self.answer = Answer(answer="", label=None, failure=failure, cost_usd=self._spent["cost_usd"])
 
 
 class _Round:
@@ -184,14 +217,9 @@ class _Round:
 
     async def run(self) -> None:
         """Ask all rows, then raise what stopped the asking, if anything did."""
-        rows = iter(range(len(self.questions)))
-        async with Client(self.context.endpoint, self.context.cap) as client:
+        async with Client(self.context.endpoint, self.context.cap, self.context.limits) as client:
             try:
-                async with asyncio.TaskGroup() as workers:
-                    for _ in range(min(self.context.endpoint.concurrency, len(self.questions))):
-                        workers.create_task(self._work(client, rows))
-            except ExceptionGroup as group:  # such as a full disk under the journal: one worker's error says it
-                raise group.exceptions[0] from None
+                await (self._in_batches(client) if self.context.endpoint.batch else self._at_once(client))
             finally:
                 self.context.meter.usd += client.total.usd
                 self.context.meter.requests += client.total.attempts
@@ -211,61 +239,95 @@ class _Round:
                 f"{self.details[kind]}. What was answered is kept: run again when the endpoint {self.spec.endpoint!r} answers"
             )
 
+    async def _at_once(self, client: Client) -> None:
+        """Each row is talked to until it is answered, several rows side by side."""
+        rows = iter(range(len(self.questions)))
+        try:
+            async with asyncio.TaskGroup() as workers:
+                for _ in range(min(self.context.endpoint.concurrency, len(self.questions))):
+                    workers.create_task(self._work(client, rows))
+        except ExceptionGroup as group:  # such as a full disk under the journal: one worker's error says it
+            raise group.exceptions[0] from None
+
     async def _work(self, client: Client, rows: Iterator[int]) -> None:
         for row in rows:
             if client.stopped:
                 return
-            answer = await self._answer(client, self.questions[row])
-            self.answers[row] = answer
-            self.asked += answer.failure is not Failure.STOPPED
-            self.failed += answer.failure not in (None, Failure.STOPPED)
-            self.bar.advance(1, note=f"{self.failed} failed" if self.failed else "")
+            if self._too_many_failed():
+                self._stop_row(row)
+                continue
+            talk = _Talk(self.spec, self.questions[row])
+            while talk.answer is None:
+                await self._next_reply(client, talk)
+            self._close(row, talk)
 
-    async def _answer(self, client: Client, question: Question) -> Answer:
-        if self.asked >= FEWEST_ASKED and self.failed > self.context.max_failed * self.asked:
-            return self._failed(Failure.STOPPED, f"{self.failed} of {self.asked} rows failed before", _Spent())
-        spent = _Spent()
-        try:
-            answer = await self._talk(client, question, spent)
-        except _RowFailed as error:
-            return self._failed(error.failure, error.detail, spent)
-        return answer.model_copy(update=vars(spent))
+    async def _next_reply(self, client: Client, talk: "_Talk") -> None:
+        """Take a row one turn further: by the journal, else by the endpoint."""
+        key = self._look_up(talk)
+        if key is None:
+            return
+        outcome: Outcome = await client.ask(talk.request)
+        if outcome.reply:
+            self.journal.keep(key, self.spec.model, outcome.reply)
+        talk.hear(outcome)
 
-    async def _talk(self, client: Client, question: Question, spent: _Spent) -> Answer:
-        """Drive a row's conversation to its answer."""
-        talk: Conversation = converse(self.spec, question.example.inputs, question.shots, question.hint)
-        request, sent = next(talk), False
-        while True:
-            reply, new = await self._reply(client, question.example, request, spent)
-            spent.add(reply)
-            sent = sent or new
-            try:
-                request = talk.send(reply)
-            except StopIteration as end:
-                self.context.meter.found += not sent
-                answer: Answer = end.value
-                return answer
+    async def _in_batches(self, client: Client) -> None:
+        """Every row is taken one turn further with each batch. In each, requests that are the same are asked once."""
+        talks = {row: _Talk(self.spec, question) for row, question in enumerate(self.questions)}
+        while talks:
+            waiting = {row: self._through_journal(talk) for row, talk in talks.items()}
+            for row in [row for row, key in waiting.items() if key is None]:
+                self._close(row, talks.pop(row))
+            if self._too_many_failed():
+                for row in talks:
+                    self._stop_row(row)
+                return
+            asked = {key: talks[row].request for row, key in waiting.items() if key is not None}
+            outcomes = await answer_batch(client, self.journal, asked) if asked else {}
+            for row, talk in talks.items():
+                talk.hear(outcomes[str(waiting[row])])
 
-    async def _reply(self, client: Client, example: Example, request: Request, spent: _Spent) -> tuple[Reply, bool]:
-        """The reply to one request, and whether it had to be sent for it."""
-        key = request_key(self.context.endpoint, request)
+    def _through_journal(self, talk: "_Talk") -> str | None:
+        """Take a row as far as the journal knows it; the key of the request to send next, None where it needs none any more."""
+        while talk.answer is None:
+            key = self._look_up(talk)
+            if key is not None:
+                return key
+        return None
+
+    def _look_up(self, talk: "_Talk") -> str | None:
+        """Answer a row's request from the journal, or fail one that cannot fit; else the key under which to keep its reply."""
+        key = request_key(self.context.endpoint, talk.request)
         found = self.journal.find(key)
         if found:
-            return found, False
-        if not self._fits(request):
-            raise _RowFailed(Failure.TOO_LONG, f"row {example.row} does not fit {self.context.endpoint.context_tokens} tokens")
-        outcome: Outcome = await client.ask(request)
-        if outcome.reply is None:
-            assert outcome.failure
-            spent.cost_usd += outcome.cost_usd
-            raise _RowFailed(outcome.failure, outcome.detail)
-        self.journal.keep(key, self.spec.model, outcome.reply)
-        return outcome.reply, True
+            talk.take(found)
+        elif not self._fits(talk.request):
+            row, most = talk.question.example.row, self.context.endpoint.context_tokens
+            talk.fail(Failure.TOO_LONG, f"row {row} does not fit {most} tokens")
+        else:
+            return key
+        return None
+
+    def _too_many_failed(self) -> bool:
+        return self.asked >= FEWEST_ASKED and self.failed > self.context.max_failed * self.asked
+
+    def _close(self, row: int, talk: "_Talk") -> None:
+        """Write down a row's answer."""
+        assert talk.answer
+        self.answers[row] = talk.answer
+        self.asked += talk.answer.failure is not Failure.STOPPED
+        self.failed += talk.answer.failure not in (None, Failure.STOPPED)
+        self.context.meter.found += not talk.sent and talk.told is None
+        if talk.told is not None:
+            self.details.setdefault(*talk.told)
+        self.bar.advance(1, note=f"{self.failed} failed" if self.failed else "")
+
+    def _stop_row(self, row: int) -> None:
+        """Leave a row unasked, since too many before it failed."""
+        self.details.setdefault(Failure.STOPPED, f"{self.failed} of {self.asked} rows failed before")
+        self.answers[row] = Answer(answer="", label=None, failure=Failure.STOPPED)
+        self.bar.advance(1, note=f"{self.failed} failed")
 
     def _fits(self, request: Mapping[str, Any]) -> bool:
         """Whether it may fit the context; the estimate can be a fifth too high, and in doubt the server is asked."""
         return 0.8 * count_prompt_tokens(request["messages"]) + request["max_tokens"] <= self.context.endpoint.context_tokens
-
-    def _failed(self, failure: Failure, detail: str, spent: _Spent) -> Answer:
-        self.details.setdefault(failure, detail)
-        return Answer(answer="", label=None, failure=failure, cost_usd=spent.cost_usd)

@@ -2,7 +2,8 @@
 
 A batch is written down in the journal under a name of its own before it is made, carries that name in its metadata, and is
 forgotten only when its answers are kept. So a run that is killed at any point finds it again, by its id or by its name, waits on,
-and pays for nothing twice. Another run that wants the same answers waits for the same batch.
+and pays for nothing twice. Another run that wants the same answers waits for the same batch; one that wants some of them leaves the
+others to whoever asks for them.
 """
 
 import asyncio
@@ -14,17 +15,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tasks.errors import BakeoffError, EndpointError
 from tasks.prompting.budget import most_tokens
 from tasks.prompting.completion import Fault, read_completion
-from tasks.prompting.endpoint import NO_SUCH_ROUTE, Client, Outcome, build_reply, failure_of, sent_body
+from tasks.prompting.endpoint import NO_SUCH_ROUTE, Client, Outcome, build_reply, failure_of, sent_body, wait_as_told
 from tasks.prompting.journal import Journal, PlannedBatch
 from tasks.prompting.prices import price, worst_price
 from tasks.records import Failure
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 Requests = Mapping[str, Mapping[str, Any]]
 """Bodies of requests by their keys in the journal."""
 URL: Final = "/v1/chat/completions"
@@ -82,19 +84,22 @@ async def answer_batch(client: Client, journal: Journal, requests: Requests) -> 
 
     Raises:
         BudgetReached: they could cost more than is left under the cap; nothing of them was sent.
-        EndpointError: the endpoint cannot be reached, refuses, or has no Batch API. Batches under way are found again.
+        EndpointError: the endpoint cannot be reached, refuses the requests, or has no Batch API. What was answered is kept, and
+            batches under way are found again.
     """
+    outcomes: dict[str, Outcome] = {}
     jobs: list[_Job] = []
     try:
-        async with _alone(journal):
-            await _pick_up(client, journal, requests, jobs)
-            await _hand_in(client, journal, requests, jobs)
-        for job in jobs:  # they are worked on side by side, whichever is waited for
-            await _see_through(client, journal, job)
+        while left := {key: request for key, request in requests.items() if key not in outcomes}:
+            async with _alone(journal):
+                await _pick_up(client, journal, left, jobs)
+                await _hand_in(client, journal, left, jobs)
+            while jobs:  # they are worked on side by side, whichever is waited for
+                outcomes |= await _see_through(client, journal, jobs[0])
+                del jobs[0]
     except Fault as fault:
         problem: BakeoffError = client.stopped or EndpointError(f"endpoint at {client.endpoint.base_url}: {fault.detail}")
     else:
-        outcomes = {key: outcome for job in jobs for key, outcome in job.outcomes.items()}
         return {key: outcomes[key] for key in requests}
     finally:
         for job in jobs:  # of a batch that is no longer waited for, all that it may cost counts
@@ -143,16 +148,22 @@ async def _pick_up(client: Client, journal: Journal, requests: Requests, jobs: l
 
 
 async def _hand_in(client: Client, journal: Journal, requests: Requests, jobs: list[_Job]) -> None:
-    """Make batches of the requests that are in none. All are paid for, at worst, under the cap before the first is sent."""
+    """Make batches of the requests that are in none. All are paid for, at worst, under the cap before the first is sent; when what
+    was picked up leaves no room for that yet, nothing is made."""
     taken = {key for job in jobs for key in job.requests}
     chunks = list(_chunks(client, {key: request for key, request in requests.items() if key not in taken}))
     new = [_Job(PlannedBatch(uuid.uuid4().hex, None, list(chunk)), chunk, _worst_of(client, chunk), sent=False) for chunk in chunks]
-    if new:
-        await client.reserve(sum(job.reserved_usd for job in new))
+    if not new:
+        return
+    worst = sum(job.reserved_usd for job in new)
+    state = client.cap.reserve(worst)
+    if state != "reserved":
+        if state == "wait" and jobs:
+            return
+        await client.reserve(worst)
     jobs += new
     for job in new:
-        journal.plan_batch(job.plan.name, job.plan.keys)
-        batch = await _make(client, job)
+        batch = await _make(client, journal, job)
         journal.name_batch(job.plan.name, batch.id)
         job.plan = PlannedBatch(job.plan.name, batch.id, job.plan.keys)
         client.total.attempts += len(job.requests)
@@ -187,26 +198,32 @@ def _line(client: Client, key: str, request: Mapping[str, Any]) -> bytes:
     return json.dumps({"custom_id": key, "method": "POST", "url": URL, "body": body}).encode() + b"\n"
 
 
-async def _make(client: Client, job: _Job) -> Batch:
+async def _make(client: Client, journal: Journal, job: _Job) -> Batch:
     """Upload the requests and make a batch of them; one that was made although no reply came is found by its name."""
     lines = b"".join(_line(client, key, request) for key, request in job.requests.items())
     name = job.plan.name
     upload = client.openai.files.with_raw_response.create
-    body = await _call(client, lambda: upload(file=(f"{name}.jsonl", lines), purpose="batch"), allowed=NO_SUCH_ROUTE)
-    if not body:
+    send = partial(upload, file=(f"{name}.jsonl", lines), purpose="batch")
+    file_id = await _call(client, send, lambda body: _read(body, "id"), allowed=NO_SUCH_ROUTE)
+    if file_id is None:
         raise Fault(Failure.ENDPOINT, "it has no Batch API: set batch to false in the endpoint's settings")
-    file_id = _read(body, "id")
+    journal.plan_batch(name, job.plan.keys)
     create = client.openai.batches.with_raw_response.create
     asked = 0
 
     async def once() -> Batch:
         nonlocal asked
-        asked, job.sent = asked + 1, True
+        asked += 1
         found = await _find(client, name) if asked > 1 else None
         if found:
             return found
         call = create(input_file_id=file_id, endpoint=URL, completion_window="24h", metadata={LABEL: name})
-        return _read_batch(await client.guarded(call))
+        job.sent = True
+        try:
+            return _read_batch(await client.guarded(call) or "")
+        except Fault as fault:
+            job.sent = asked > 1 or fault.retry  # what was refused outright was not made
+            raise
 
     made: Batch = await _retrying(client, client.endpoint.deadline_s)(once)
     return made
@@ -217,42 +234,53 @@ async def _find(client: Client, name: str) -> Batch | None:
     pages, more = client.openai.batches.with_raw_response.list, True
     last: dict[str, Any] = {}
     while more:
-        body = await _call(client, partial(pages, limit=100, **last))
-        for batch in _read(body, "data"):
-            if ((batch.get("metadata") or {}) if isinstance(batch, dict) else {}).get(LABEL) == name:
+        batches, after = await _call(client, partial(pages, limit=100, **last), _read_page) or ([], None)
+        for batch in batches:
+            if (batch.get("metadata") or {}).get(LABEL) == name:
                 return _read_batch(json.dumps(batch))
-        more = bool(_read(body, "has_more", False))
-        last = {"after": _read(body, "last_id")} if more else {}
+        more, last = after is not None, {"after": after}
     return None
 
 
-async def _see_through(client: Client, journal: Journal, job: _Job) -> None:
-    """Wait for a batch, keep its answers and forget it."""
+def _read_page(body: str) -> tuple[list[dict[str, Any]], str | None]:
+    """Batches, and after which one the next page begins. Raises Fault when it is no such list."""
+    batches, more = _read(body, "data"), _read(body, "has_more", False)
+    if not isinstance(batches, list) or not all(isinstance(batch, dict) for batch in batches):
+        raise Fault(Failure.PROTOCOL, f"no list of batches: {body[:60]!r}", retry=True)
+    return batches, _read(body, "last_id") if more else None
+
+
+async def _see_through(client: Client, journal: Journal, job: _Job) -> dict[str, Outcome]:
+    """Wait for a batch, keep its answers and forget it; what came of each request. Raises Fault when it was refused as a whole."""
     batch = await _wait_for(client, job)
+    if batch and batch.status == "failed":  # no request was worked on, so none of them failed
+        journal.end_batch(job.plan.name)
+        job.sent = False
+        raise Fault(Failure.ENDPOINT, client.scrub(f"it refused a batch of {len(job.requests)} requests: {batch.problem}"))
     fetch = client.openai.files.with_raw_response.content
     for file_id in batch.files if batch else ():
-        text = await _call(client, partial(fetch, file_id), PATIENCE_S, allowed=(404,))
-        for line in text.split("\n"):  # not splitlines: JSON may hold other line ends
+        text = await _call(client, partial(fetch, file_id), str, PATIENCE_S, allowed=(404,))
+        for line in (text or "").split("\n"):  # not splitlines: JSON may hold other line ends
             if line.strip():
                 _take(client, journal, job, line)
     for key, request in job.requests.items():
         if key not in job.outcomes:
             job.outcomes[key] = _missing(client, job, batch, request)
-    journal.end_batch(job.plan.name)
+    journal.end_batch(job.plan.name, job.requests)
     spent = sum(outcome.cost_usd for outcome in job.outcomes.values())
     client.cap.settle(job.reserved_usd, spent)
     client.total.usd += spent
     job.reserved_usd = 0.0
+    return job.outcomes
 
 
 async def _wait_for(client: Client, job: _Job) -> Batch | None:
     """The batch once it has ended; None when the endpoint no longer knows it."""
     wait_s, batch_id, retrieve = FIRST_POLL_S, job.plan.batch_id or "", client.openai.batches.with_raw_response.retrieve
     while True:
-        body = await _call(client, partial(retrieve, batch_id), PATIENCE_S, allowed=(404,))
-        if not body:
+        batch = await _call(client, partial(retrieve, batch_id), _read_batch, PATIENCE_S, allowed=(404,))
+        if batch is None:
             return None
-        batch = _read_batch(body)
         if batch.status in ENDED:
             job.took_s = batch.took_s
             logger.info("batch %s is %s after %.0f s", batch.id, batch.status, batch.took_s)
@@ -267,7 +295,7 @@ def _take(client: Client, journal: Journal, job: _Job, line: str) -> None:
     """Keep what one line of a file of results says."""
     try:
         result = json.loads(line)
-        key, response, problem = result["custom_id"], result.get("response") or {}, result.get("error") or {}
+        key, response, problem = str(result["custom_id"]), result.get("response") or {}, result.get("error") or {}
         status, body = response.get("status_code"), response.get("body")
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         logger.warning("batch %s: a line of its results cannot be read", job.plan.batch_id)
@@ -303,26 +331,35 @@ def _keep(client: Client, journal: Journal, job: _Job, key: str, body: str) -> O
 def _missing(client: Client, job: _Job, batch: Batch | None, request: Mapping[str, Any]) -> Outcome:
     """A request that the results do not name. It may have been answered, unless the endpoint counts no more answers than came."""
     status = batch.status if batch else "gone from the endpoint"
-    counted = batch is not None and (batch.status == "failed" or (batch.completed is not None and batch.completed <= job.answered))
+    all_came = batch is not None and batch.completed is not None and batch.completed <= job.answered
     detail = client.scrub(f"the batch is {status} without an answer to this request {batch.problem if batch else ''}")
-    return Outcome(None, Failure.ENDPOINT, detail, 1, 0.0 if counted or batch is None else _worst(client, request))
+    return Outcome(None, Failure.ENDPOINT, detail, 1, 0.0 if all_came else _worst(client, request))
 
 
 async def _call(
-    client: Client, call: Callable[[], Awaitable[Any]], patience_s: float | None = None, allowed: tuple[int, ...] = ()
-) -> str:
-    """The body that a call brings, tried again while the endpoint is out of reach."""
-    trying = _retrying(client, patience_s or client.endpoint.deadline_s)
-    body: str = await trying(lambda: client.guarded(call(), allowed, TRANSFER_S))
-    return body
+    client: Client,
+    call: Callable[[], Awaitable[Any]],
+    read: Callable[[str], T],
+    patience_s: float | None = None,
+    allowed: tuple[int, ...] = (),
+) -> T | None:
+    """What can be read from the body that a call brings, tried again while the endpoint is out of reach; None for an allowed
+    status."""
+
+    async def once() -> T | None:  # a function that merely returns a coroutine is not awaited by tenacity
+        body = await client.guarded(call(), allowed, TRANSFER_S)
+        return None if body is None else read(body)
+
+    found: T | None = await _retrying(client, patience_s or client.endpoint.deadline_s)(once)
+    return found
 
 
 def _retrying(client: Client, patience_s: float) -> Any:
-    from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+    from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay
 
     return AsyncRetrying(
-        stop=stop_after_delay(patience_s),
-        wait=wait_random_exponential(multiplier=0.5, max=LONGEST_POLL_S),
+        stop=stop_before_delay(patience_s),
+        wait=wait_as_told,
         retry=retry_if_exception(lambda error: isinstance(error, Fault) and error.retry and not client.stopped),
         sleep=client.sleep,
         reraise=True,
@@ -335,14 +372,14 @@ def _read(body: str, name: str, *default: Any) -> Any:
         told = json.loads(body)
         return told.get(name, *default) if default else told[name]
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
-        raise Fault(Failure.PROTOCOL, f"not as the Batch API answers: {body[:60]!r}") from None
+        raise Fault(Failure.PROTOCOL, f"not as the Batch API answers: {body[:60]!r}", retry=True) from None
 
 
 def _read_batch(body: str) -> Batch:
     """Raises Fault when it is none."""
     batch_id, status = _read(body, "id"), _read(body, "status")
     if not isinstance(batch_id, str) or not isinstance(status, str):
-        raise Fault(Failure.PROTOCOL, f"not a batch: {body[:60]!r}")
+        raise Fault(Failure.PROTOCOL, f"not a batch: {body[:60]!r}", retry=True)
     counts, errors = _read(body, "request_counts", None), _read(body, "errors", None)
     files = [_read(body, name, None) for name in ("output_file_id", "error_file_id")]
     made, *ends = [_number(_read(body, f"{name}_at", None)) for name in ("created", *sorted(ENDED))]

@@ -27,10 +27,10 @@ from tasks.errors import BadConfig, BakeoffError, BudgetReached, EndpointError
 from tasks.prompting.budget import Cap, count_prompt_tokens, most_tokens
 from tasks.prompting.completion import Completion, Fault, read_completion
 from tasks.prompting.journal import Reply
-from tasks.prompting.limits import Gate, SharedLimit, Turn, pacer_of
+from tasks.prompting.limits import Gate, Turn, pacer_of
 from tasks.prompting.prices import price, price_tag, worst_price
 from tasks.records import Failure
-from tasks.settings import Endpoint
+from tasks.settings import Endpoint, SharedLimit
 
 if TYPE_CHECKING:
     import openai
@@ -197,14 +197,14 @@ class Client:
 
     async def list_models(self) -> str:
         """The body of the endpoint's list of models; empty where it has none. Raises Fault when it cannot be reached or refuses."""
-        return await self.guarded(self.openai.models.with_raw_response.list(), allowed=NO_SUCH_ROUTE)
+        return await self.guarded(self.openai.models.with_raw_response.list(), allowed=NO_SUCH_ROUTE) or ""
 
     def _retrying(self, turn: Turn) -> Any:
         from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_before_delay
 
         return AsyncRetrying(
             stop=stop_after_attempt(self.endpoint.attempts) | stop_before_delay(self.endpoint.deadline_s),
-            wait=_wait,
+            wait=wait_as_told,
             retry=retry_if_exception(lambda error: isinstance(error, Fault) and error.retry and not self.stopped),
             sleep=partial(self._back_off, turn),
             reraise=True,
@@ -248,7 +248,7 @@ class Client:
         cost, started = worst, time.monotonic()
         try:
             call = self.openai.chat.completions.with_raw_response.create(**sent_body(self.endpoint, request))
-            completion = read_completion(await self.guarded(call), logprobs=bool(request.get("logprobs")))
+            completion = read_completion(await self.guarded(call) or "", logprobs=bool(request.get("logprobs")))
             latency_ms = (time.monotonic() - started) * 1000
             self.gate.answered()
             if completion.usage:
@@ -295,8 +295,8 @@ class Client:
         self.stopped = self.stopped or error
         self._stop.set()
 
-    async def guarded(self, call: Any, allowed: tuple[int, ...] = (), timeout_s: float | None = None) -> str:
-        """The body that a call brings, empty for an allowed status; what goes wrong becomes a Fault, raised outside the handler so
+    async def guarded(self, call: Any, allowed: tuple[int, ...] = (), timeout_s: float | None = None) -> str | None:
+        """The body that a call brings, None for an allowed status; what goes wrong becomes a Fault, raised outside the handler so
         that nothing hangs on it."""
         import openai
 
@@ -308,7 +308,7 @@ class Client:
             fault = Fault(Failure.ENDPOINT, f"no reply within {limit_s:g} s", retry=True, billed=True)
         except openai.APIStatusError as error:
             if error.status_code in allowed:
-                return ""
+                return None
             fault = self._from_status(error)
         except openai.APIConnectionError as error:
             fault = _from_connection(error)
@@ -393,7 +393,7 @@ def _open_client(endpoint: Endpoint, key: str) -> "openai.AsyncOpenAI":
     return client
 
 
-def _wait(state: "RetryCallState") -> float:
+def wait_as_told(state: "RetryCallState") -> float:
     """As long as the endpoint asks for, else longer each time, at random so that rows do not return together."""
     from tenacity import wait_random_exponential
 

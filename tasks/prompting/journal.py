@@ -115,9 +115,21 @@ class Journal:
         """Write down the id that the endpoint gave to a batch."""
         self._database.execute("UPDATE batches SET batch_id = ? WHERE name = ?", [batch_id, name])
 
-    def end_batch(self, name: str) -> None:
-        """Forget a batch: its answers are kept, or it never was."""
-        self._database.execute("DELETE FROM batches WHERE name = ?", [name])
+    def end_batch(self, name: str, keys: Iterable[str] | None = None) -> None:
+        """Forget a batch: its answers are kept, or it never was.
+
+        Args:
+            keys: those that are done with; the batch stays for the others. None for all.
+        """
+        self._database.execute("BEGIN IMMEDIATE")
+        with self._database:  # commits
+            row = self._database.execute("SELECT keys FROM batches WHERE name = ?", [name]).fetchone()
+            done = None if keys is None else set(keys)
+            left = [key for key in json.loads(row[0]) if key not in done] if row and done is not None else []
+            if left:
+                self._database.execute("UPDATE batches SET keys = ? WHERE name = ?", [json.dumps(left), name])
+            else:
+                self._database.execute("DELETE FROM batches WHERE name = ?", [name])
 
     def planned_batches(self) -> list[PlannedBatch]:
         """Batches that were planned and have not ended, the oldest first."""
@@ -130,7 +142,10 @@ class Journal:
         from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_random
 
         trying = Retrying(
-            retry=retry_if_exception_type(sqlite3.OperationalError), stop=stop_after_delay(60), wait=wait_random(0, 0.1), reraise=True
+            retry=retry_if_exception_type(sqlite3.OperationalError),
+            stop=stop_after_delay(60),
+            wait=wait_random(0, 0.1),
+            reraise=True,
         )
         trying(self._database.execute, "PRAGMA journal_mode=WAL")
 

@@ -9,21 +9,12 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Protocol
 
 from tasks.settings import Endpoint
 
 logger = logging.getLogger(__name__)
 USED_SHARE = 0.98
 """Of what is allowed; the rest is for requests that arrive a little closer together than they were sent."""
-
-
-class SharedLimit(Protocol):
-    """Limits of an endpoint that several processes keep together."""
-
-    async def take(self, requests: int, tokens: int) -> None:
-        """Wait until so much may be sent."""
-        ...
 
 
 class Pacer:

@@ -4,14 +4,21 @@ from typing import TYPE_CHECKING
 
 from tasks.config import Prompt, Task
 from tasks.orchestration import stage
+from tasks.prompting.lookup import find_model
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.registry import build_prompt
-from tasks.records import ContenderRecord, DatasetRecord
-from tasks.settings import Places
+from tasks.records import AskedModel, ContenderRecord, DatasetRecord
+from tasks.settings import Places, Settings
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from tasks.prompting.budget import Cap
+
+
+@stage("model", run_name="model behind {name}")
+def model_behind(name: str, settings: Settings, workspace: Workspace) -> AskedModel:
+    """Reach a remote endpoint, and find its model's prices and announced end, before anything is spent."""
+    return find_model(name, settings, workspace)
 
 
 @stage("prompt", run_name="prompt {prompt.name}")

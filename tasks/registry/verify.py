@@ -254,7 +254,7 @@ def _ask_again(request: Mapping[str, str], judged: Judged, places: Places, cap: 
     if cap is None or not answered:
         return 0, 0
     try:
-        answers = answer_questions(spec, [asked[row] for row in answered], AskContext(places.endpoint(spec.endpoint), cap))
+        answers = answer_questions(spec, [asked[row] for row in answered], AskContext.of(spec.endpoint, places, cap, None))
     except BudgetReached as error:
         logger.warning("round trip: no row was asked again: %s", error)
         return 0, 0

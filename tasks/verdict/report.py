@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.records import (
+    AskedModel,
     Champion,
     Comparison,
     ContenderVerdict,
@@ -45,6 +46,7 @@ def verdict_of(
     run_id: str,
     name: str,
     dataset: DatasetRecord,
+    models: Sequence[AskedModel] = (),
     champion: Champion | None,
     spent_usd: float,
     reused: Sequence[str],
@@ -53,6 +55,7 @@ def verdict_of(
     """The verdict of a run: what the gate found, and what is true of this run alone.
 
     Args:
+        models: behind the endpoints that are not embedded.
         champion: what the store points to after this run.
         spent_usd: paid to endpoints by this run.
         reused: the stages that found their product.
@@ -69,6 +72,7 @@ def verdict_of(
         effects=judgement.effects,
         format_spread=judgement.format_spread,
         best_prompts=judgement.best_prompts,
+        models=list(models),
         champion=champion,
         spent_usd=spent_usd,
         reused=list(reused),
@@ -231,7 +235,15 @@ def _where(verdict: Verdict, closer: Sequence[str]) -> list[tuple[str, str]]:
         ("rows", f"{rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test; data set {rows.fingerprint[:12]}"),
         ("spent", f"${verdict.spent_usd:.4f}" + (f"; {reused} product{'s' if reused > 1 else ''} reused" if reused else "")),
     ]
+    facts += [("model", _model(model)) for model in verdict.models]
     return facts + ([("look closer", "; ".join(closer))] if closer else [])
+
+
+def _model(model: AskedModel) -> str:
+    day = f" of {model.priced_on}" if model.priced_on else ""
+    price = f"${model.usd_per_million_input:g} in, ${model.usd_per_million_output:g} out a million tokens ({model.priced_by}{day})"
+    ends = f"; its provider ends it on {model.shutdown_date}" if model.shutdown_date else ""
+    return f"{model.endpoint}: {model.model}, {price}{ends}"
 
 
 def _failures(line: ContenderVerdict) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tasks.config import Interview, Prompt, Selection, Task
 from tasks.data.examples import input_text, read_examples
-from tasks.prompting.ask import AskContext, journal_path
+from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap, count_tokens
 from tasks.prompting.messages import PromptSpec, render_instructions, render_text, template_of
 from tasks.prompting.techniques.drafting import Drafting, Exchange
@@ -103,7 +103,7 @@ def interview_person(
         kept = building.inprogress / "exchanges.json"
         before = [Exchange.model_validate(each) for each in json.loads(kept.read_text())] if kept.exists() else []
         person = _Person(prompt, stand_in(prompt, task, dataset), ask_person, kept, before)
-        context = AskContext(places.endpoint(prompt.endpoint), cap, journal_path(workspace.root, prompt.endpoint))
+        context = AskContext.of(prompt.endpoint, places, cap, workspace.root)
         exchanges = interview(subject, prompt.questions, person, context, before)
         if not person.answered:
             raise _NobodyAnswered

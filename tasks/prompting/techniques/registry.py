@@ -8,7 +8,7 @@ from tasks.config import Prompt, Task
 from tasks.config import Technique as Name
 from tasks.errors import BadConfig
 from tasks.manifest import ContenderManifest, write_manifest
-from tasks.prompting.ask import AskContext, journal_path
+from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap, count_prompt_tokens
 from tasks.prompting.messages import PromptSpec, render, render_instructions, template_of
 from tasks.prompting.techniques.drafting import Drafting, Exchange, Technique
@@ -99,7 +99,7 @@ def build_prompt(
 
     def build(building: Building) -> ContenderRecord:
         def ask() -> AskContext:
-            return AskContext(places.endpoint(prompt.endpoint), cap, journal_path(workspace.root, prompt.endpoint))
+            return AskContext.of(prompt.endpoint, places, cap, workspace.root)
 
         drafting = Drafting(prompt, task, dataset, endpoint, places.settings, building.folder, ask, transcript)
         spec = draft(drafting, template)
