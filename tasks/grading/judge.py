@@ -174,4 +174,4 @@ def _read(answer: Answer, grades: Collection[str]) -> Grade:
     failure = answer.failure or (Failure.INVALID if odd else None)
     if failure:
         return Grade(grade=None, reason=answer.reason, failure=failure)
-    return Grade(grade=answer.label, confidence=sure, reason=answer.reason)
+    return Grade(grade=answer.label, confidence=None if sure is None else round(sure, 4), reason=answer.reason)

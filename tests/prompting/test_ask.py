@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -193,3 +194,41 @@ def test_bars_end_even_when_the_cap_stops_the_asking(ask_rows: Ask) -> None:
         ask_rows(server.url, count=10, cap=Cap(1e-6))
     assert bars[-1].finished
     assert server.requests == []
+
+
+def in_any_turn(request: dict[str, Any], number: int) -> Say:
+    """The right answer, wherever in the conversation the row stands."""
+    row = next(turn["content"] for turn in request["messages"] if "film" in turn["content"])
+    return right_answer(request | {"messages": [{"content": row}]})
+
+
+def test_batches_answer_as_one_by_one_does_turn_by_turn_and_at_half_the_price(ask_rows: Ask, tmp_path: Path) -> None:
+    spec = make_spec(think="Think.", thinking_tokens=20, answer_form="Now the label.", review="Sure?", rounds=1)
+    with Loopback(in_any_turn) as server:
+        one_by_one = ask_rows(server.url, count=6, spec=spec)
+        (tmp_path / "journal.sqlite").unlink()
+        meter = Meter()
+        answers = ask_rows(server.url, count=6, spec=spec, batch=True, meter=meter)
+        assert len(server.batches.made) == 3  # steps, label, review
+        again = Meter()
+        assert ask_rows(server.url, count=6, spec=spec, batch=True, meter=again) == answers
+    assert [(each.label, each.draft, each.failure) for each in answers] == [(each.label, each.draft, None) for each in one_by_one]
+    assert [each.cost_usd for each in answers] == pytest.approx([each.cost_usd / 2 for each in one_by_one])
+    assert (meter.requests, meter.usd) == (18, pytest.approx(18 * ROW_USD / 2))
+    assert (again.requests, again.found, again.usd) == (0, 6, 0)
+
+
+def test_a_row_that_fails_in_a_batch_leaves_the_others_alone(ask_rows: Ask) -> None:
+    def refuse_one(request: dict[str, Any], number: int) -> Say | None:
+        return error(400, code="content_filter") if "film 3" in str(request["messages"]) else None
+
+    with Loopback(refuse_one) as server:
+        answers = ask_rows(server.url, count=6, batch=True)
+    assert [each.failure for each in answers] == [None, None, None, Failure.REFUSED, None, None]
+    assert [each.label for each in answers] == ["negative", "positive", "negative", None, "negative", "positive"]
+
+
+def test_a_batch_that_could_pass_the_cap_is_never_handed_in(ask_rows: Ask) -> None:
+    with Loopback() as server, pytest.raises(BudgetReached):
+        ask_rows(server.url, count=20, batch=True, cap=Cap(20 * ROW_USD / 10))
+    assert (server.batches.files, server.batches.made) == ({}, [])
