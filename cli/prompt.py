@@ -1,5 +1,6 @@
 """`bakeoff prompt`: the exact messages that a row becomes."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from tasks.config import BakeoffConfig, Prompt, Technique, load_config
 from tasks.errors import BadConfig
 from tasks.records import Example, Split
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STEPS, LABEL = "<what the model says first>", "<its label>"
 """Stand for the replies that later turns depend on; nothing is asked."""
 
@@ -81,10 +83,11 @@ def _requests(spec: Any, example: Example, shots: Any) -> Iterator[dict[str, Any
 
 
 def as_text(shown: dict[str, Any]) -> str:
-    """For people: each message under its role."""
+    """For people: each message under its role. Control codes, which could act on a terminal, are written out; the JSON has all as it
+    is sent."""
     lines = [f"prompt {shown['prompt']}, row {shown['row']} of the source"]
     for number, request in enumerate(shown["requests"], 1):
         held = ", held to a JSON schema" if "response_format" in request else ""
         lines.append(f"\n=== request {number} to {request['model']}: at most {request['max_tokens']} tokens{held}")
         lines += [f"--- {message['role']}\n{message['content']}" for message in request["messages"]]
-    return "\n".join(lines)
+    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", "\n".join(lines))
