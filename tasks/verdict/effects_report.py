@@ -14,20 +14,16 @@ if TYPE_CHECKING:
 COLUMNS = ("prompt", "effect on test, points", "p, Holm", "$/point", "tokens")
 MARKDOWN_COLUMNS = (
     "prompt",
-    "endpoint",
     "techniques",
-    "dev %",
-    "test %",
+    "dev / test %",
     "effect on test, points",
-    "p",
     "p, Holm",
     "$/1,000 more",
     "$/point",
-    "tokens in/out",
-    "tokens out more",
+    "tokens in / out",
     "p50 ms",
-    "repaired/damaged",
 )
+"""As many as the page in Prefect has room for; the table artifact and the JSON have all figures."""
 FINDINGS = {"gain": "gain", "loss": "loss", "none": "no difference found"}
 
 
@@ -50,16 +46,19 @@ def effects_table(verdict: Verdict) -> "list[RenderableType]":
     several = _several(verdict)
     for effect in verdict.effects:
         table.add_row(*(Text(cell) for cell in _cells(effect, several)), style="" if effect.comparison else "dim")
-    return [table, Text(_legend(verdict), style="dim")]
+    return [table, Text(f"{_legend(verdict)}; tokens written a row", style="dim")]
 
 
 def markdown_effects(verdict: Verdict) -> list[str]:
     """The effects as paragraphs of Markdown; empty where there are none."""
     if not count_effects(verdict):
         return []
-    rows = [[escape(cell) for cell in _markdown_cells(effect)] for effect in verdict.effects]
-    legend = f"{_legend(verdict)}; intervals are Tango's, each by itself"
-    return ["## What techniques do", markdown_table(MARKDOWN_COLUMNS, rows), escape(legend)]
+    parts = ["## What techniques do"]
+    for endpoint in dict.fromkeys(effect.endpoint for effect in verdict.effects):
+        rows = [_markdown_cells(effect) for effect in verdict.effects if effect.endpoint == endpoint]
+        title = [f"### On {escape(endpoint)}"] if _several(verdict) else []
+        parts += [*title, markdown_table(MARKDOWN_COLUMNS, [[escape(cell) for cell in row] for row in rows])]
+    return [*parts, escape(f"{_legend(verdict)}; tokens of a row; intervals are Tango's, each by itself")]
 
 
 def prompt_facts(verdict: Verdict) -> list[tuple[str, str]]:
@@ -109,27 +108,26 @@ def _cells(effect: Effect, several: bool) -> list[str]:
 
 
 def _markdown_cells(effect: Effect) -> list[str]:
-    found = effect.comparison
     tokens = (or_dash(value, "{:.1f}".format) for value in (effect.input_tokens, effect.output_tokens))
     return [
         effect.contender,
-        effect.endpoint,
         " + ".join(_techniques(effect)) or DASH,
-        f"{100 * (effect.accuracy + effect.dev_gap):.1f}",
-        f"{100 * effect.accuracy:.1f}",
+        f"{100 * (effect.accuracy + effect.dev_gap):.1f} / {100 * effect.accuracy:.1f}",
         effect_words(effect),
-        or_dash(found.p_value if found else None, _p),
         or_dash(effect.p_holm, _p),
         or_dash(effect.extra_usd_per_1000, _more_dollars),
         or_dash(_price(effect), dollars),
-        "/".join(tokens),
-        or_dash(effect.extra_output_tokens, _more),
+        " / ".join(tokens),
         or_dash(effect.latency_p50_ms, milliseconds),
-        DASH if effect.repaired is None else f"{effect.repaired}/{effect.damaged}",
     ]
 
 
 def _row(effect: Effect) -> dict[str, Any]:
+    """With figures as long as a table on a page can show."""
+    return {name: round(value, 6) if isinstance(value, float) else value for name, value in _figures(effect).items()}
+
+
+def _figures(effect: Effect) -> dict[str, Any]:
     found = effect.comparison
     low, high = found.interval if found else (None, None)
     return {
@@ -160,7 +158,7 @@ def _legend(verdict: Verdict) -> str:
     number = count_effects(verdict)
     return (
         f"against the baseline on the same test rows; p by Holm over {number} effect{'s' if number > 1 else ''}; "
-        "$/point for 1,000 rows; tokens written a row"
+        "$/point for 1,000 rows"
     )
 
 
