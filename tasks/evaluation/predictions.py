@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.child import run_child
 from tasks.contenders.hybrid import PROMPT, TUNED, merge, questions, read_spec, tuned_part
@@ -114,7 +114,21 @@ def predict(
     inputs = [contender.fingerprint, dataset.fingerprint]
     config = {"max_failed": max_failed} if asked else {"latency_rows": LATENCY_ROWS}
     config |= {"latency_rows": LATENCY_ROWS} if contender.kind == "hybrid" else {}
+    config |= _next_attempt(workspace, inputs, config) if asked else {}
     return workspace.produce(STAGE, inputs, config, PredictionsRecord, build, f"predictions {contender.name}")
+
+
+def _next_attempt(workspace: Workspace, inputs: list[str], config: dict[str, Any]) -> dict[str, int]:
+    """What tells these predictions from earlier ones in which rows had no reply for lack of a working endpoint: those rows are asked
+    again by the next run, all others are in the journal."""
+    attempt: dict[str, int] = {}
+    while found := workspace.find(STAGE, inputs, config | attempt, PredictionsRecord):
+        unreached = sum(found.failures.get(kind, 0) for kind in (Failure.ENDPOINT, Failure.DEADLINE))
+        if not unreached:
+            break
+        logger.info("predictions %s: %d rows that had no reply are asked again", found.contender, unreached)
+        attempt = {"attempt": attempt.get("attempt", 0) + 1}
+    return attempt
 
 
 def join(

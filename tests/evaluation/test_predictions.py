@@ -17,7 +17,7 @@ from tasks.records import Answer, Example, Failure, Prediction
 from tasks.settings import Endpoint, load_settings
 from tests.evaluation.conftest import ROWS, examples
 from tests.places import NamedPlaces
-from tests.prompting.loopback import Loopback, Say, completion
+from tests.prompting.loopback import Loopback, Say, completion, error
 
 LABELS = ["negative", "positive"]
 
@@ -136,6 +136,26 @@ def test_rows_that_an_endpoint_fails_are_wrong_and_counted(dataset, workspace):
     failed = [row for row in read_predictions(record) if row.failure]
     assert record.failures == {"cut": 2}
     assert [(row.split, row.label, row.correct) for row in failed] == [("dev", None, False), ("test", None, False)]
+
+
+def test_rows_without_a_reply_are_asked_again_by_the_next_run_and_only_they(dataset, workspace):
+    down = True
+
+    def fail_some(request, number):
+        return error(500) if down and "number 7 " in request["messages"][-1]["content"] else None
+
+    with Loopback(fail_some) as server:
+        contender, places = prompted(dataset, workspace, server.url)
+        first = predict(contender, dataset, places, Cap(1), workspace)
+        assert first.failures == {"endpoint": 2}
+        down, before = False, len(server.requests)
+        second = predict(contender, dataset, places, Cap(1), workspace)
+        assert len(server.requests) == before + 2
+        assert predict(contender, dataset, places, Cap(1), workspace).reused
+        assert len(server.requests) == before + 2
+    assert (second.failures, second.reused) == ({}, False)
+    assert second.fingerprint != first.fingerprint
+    assert all(row.failure is None for row in read_predictions(second))
 
 
 def test_at_the_cap_nothing_is_predicted_and_what_was_paid_for_is_not_asked_again(dataset, workspace):
