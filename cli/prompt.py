@@ -83,8 +83,10 @@ def _requests(spec: Any, example: Example, shots: Any) -> Iterator[dict[str, Any
 
 
 def as_text(shown: dict[str, Any]) -> str:
-    """For people: each message under its role. Control codes, which could act on a terminal, are written out; the JSON has all as it
-    is sent."""
+    """For people: each message under its role.
+
+    Control codes, which could act on a terminal, are written out; the JSON has all as it is sent.
+    """
     lines = [f"prompt {shown['prompt']}, row {shown['row']} of the source"]
     for number, request in enumerate(shown["requests"], 1):
         held = ", held to a JSON schema" if "response_format" in request else ""

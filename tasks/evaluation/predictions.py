@@ -119,8 +119,10 @@ def predict(
 
 
 def _next_attempt(workspace: Workspace, inputs: list[str], config: dict[str, Any]) -> dict[str, int]:
-    """What tells these predictions from earlier ones in which rows had no reply for lack of a working endpoint: those rows are asked
-    again by the next run, all others are in the journal."""
+    """What tells these predictions from earlier ones in which rows had no reply for lack of a working endpoint.
+
+    Those rows are asked again by the next run; all others are in the journal.
+    """
     attempt: dict[str, int] = {}
     while found := workspace.find(STAGE, inputs, config | attempt, PredictionsRecord):
         unreached = sum(found.failures.get(kind, 0) for kind in (Failure.ENDPOINT, Failure.DEADLINE))
