@@ -8,8 +8,8 @@ from typing import Self
 
 from tasks.settings import Endpoint, Settings, SharedLimit, Store
 
-Limiter = Callable[[Endpoint], SharedLimit | None]
-"""Gives what keeps an endpoint's limits a minute across runs."""
+Limiter = Callable[[str, Endpoint], SharedLimit | None]
+"""Gives what keeps a named endpoint's limits a minute across runs."""
 
 
 class LivePlaces:
@@ -42,7 +42,7 @@ class LivePlaces:
         """The endpoint's limits a minute that all runs keep together. Raises BadConfig as above."""
         with self._lock:
             if name not in self._limits:
-                self._limits[name] = self._limiter(self.settings.endpoint(name)) if self._limiter else None
+                self._limits[name] = self._limiter(name, self.settings.endpoint(name)) if self._limiter else None
             return self._limits[name]
 
     def store(self, name: str) -> tuple[Store, dict[str, str]]:

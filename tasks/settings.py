@@ -220,7 +220,7 @@ class SharedLimit(Protocol):
     """Limits of an endpoint that several processes keep together."""
 
     async def take(self, requests: int, tokens: int) -> None:
-        """Wait until so much may be sent."""
+        """Wait until so much may be sent; less than 0 gives back what was not used."""
         ...
 
 

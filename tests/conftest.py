@@ -1,9 +1,6 @@
 """What every test shares: no network, one thread, a home of its own."""
 
 import os
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +8,7 @@ import httpx
 import pytest
 
 from tasks.prompting import limits
-from tests.live import BIN, environment, running
-from tests.tiny_model import examples, make_base
+from tests.live import make_readable, prefect_server
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower on many threads
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -44,32 +40,8 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API's address of a fresh Prefect server."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    env = environment(
-        PREFECT_HOME=str(folder),
-        PREFECT_UI_ENABLED="false",
-        PREFECT_SERVER_DATABASE_TIMEOUT="60",
-        PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
-    )
-    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    url = f"http://127.0.0.1:{port}/api"
-    with running(command, env, folder, "server") as process:
-        _wait_for(url, process, folder / "server.log")
+    with prefect_server(tmp_path_factory.mktemp("server")) as url:
         yield url
-
-
-def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 150
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health").is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.5)
-    pytest.fail(f"the Prefect server did not start: {log.read_text()[-2000:]}")
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +55,5 @@ def api(server: str) -> Iterator[httpx.Client]:
 def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that the operator lets runs read: labelled rows and a tiny base model."""
     folder = tmp_path_factory.mktemp("readable")
-    rows = "\n".join(f"{example.inputs['text']},{example.label}" for example in examples("any", 320))
-    (folder / "rows.csv").write_text(f"text,label\n{rows}\n")
-    make_base(folder / "tiny-bert", kind="bert")
+    make_readable(folder)
     return folder

@@ -2,12 +2,18 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import httpx
+
+from tests.tiny_model import examples, make_base
 
 BIN = Path(sys.executable).parent
 OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason"}
@@ -34,6 +40,43 @@ def running(command: list[str], env: dict[str, str], folder: Path, name: str) ->
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+@contextmanager
+def prefect_server(folder: Path) -> Iterator[str]:
+    """The API's address of a fresh Prefect server, for the time of a `with`; its database and log lie in `folder`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = environment(
+        PREFECT_HOME=str(folder),
+        PREFECT_UI_ENABLED="false",
+        PREFECT_SERVER_DATABASE_TIMEOUT="60",
+        PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
+    )
+    command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    url = f"http://127.0.0.1:{port}/api"
+    with running(command, env, folder, "server") as process:
+        _wait_for(url, process, folder / "server.log")
+        yield url
+
+
+def _wait_for(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 150
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/health").is_success:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    raise RuntimeError(f"the Prefect server did not start: {log.read_text()[-2000:]}")
+
+
+def make_readable(folder: Path) -> None:
+    """Labelled rows (`rows.csv`) and a tiny base model (`tiny-bert`), for runs to read."""
+    rows = "\n".join(f"{example.inputs['text']},{example.label}" for example in examples("any", 320))
+    (folder / "rows.csv").write_text(f"text,label\n{rows}\n")
+    make_base(folder / "tiny-bert", kind="bert")
 
 
 def same(verdict: Any) -> Any:

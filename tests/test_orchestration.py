@@ -1,14 +1,26 @@
 """What the rooms' Prefect tasks share, on a real Prefect server."""
 
+import asyncio
+import logging
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.errors import BadData
-from tasks.orchestration import Lanes, artifact_key, stage
+from tasks.orchestration import SAVED_S, Lanes, artifact_key, limits_of_server, stage
+from tasks.prompting.ask import AskContext, Question, answer_questions
+from tasks.prompting.budget import Cap
+from tasks.settings import Endpoint
+from tests.prompting.conftest import make_endpoint, make_examples, make_spec
+from tests.prompting.loopback import Loopback
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +69,66 @@ def test_a_failure_does_not_keep_the_others_from_their_work_and_is_raised_as_it_
 
 def test_artifact_keys_are_what_prefect_accepts() -> None:
     assert artifact_key("Progress", "ask some/model (few_shot)") == "progress-ask-some-model-few-shot"
+
+
+def limited(per_minute: int | None = 600, **changes: Any) -> Endpoint:
+    return make_endpoint("http://some-host.example/v1", requests_per_minute=per_minute, **changes)
+
+
+async def take_for(seconds: float, name: str) -> int:
+    """A run's requests: how many the server grants in so many seconds."""
+    limits, taken, end = limits_of_server(name, limited(tokens_per_minute=60_000)), 0, time.monotonic() + seconds
+    assert limits
+    while time.monotonic() < end:
+        await limits.take(1, 60)
+        taken += 1
+    return taken
+
+
+def in_threads(work: Callable[[], int], count: int) -> list[int]:
+    with ThreadPoolExecutor(count) as pool:
+        return [each.result() for each in [pool.submit(copy_context().run, work) for _ in range(count)]]
+
+
+def test_runs_together_keep_an_endpoints_limits(server: str, caplog: pytest.LogCaptureFixture) -> None:
+    with temporary_settings({PREFECT_API_URL: server}):
+        started = time.monotonic()
+        taken = in_threads(lambda: asyncio.run(take_for(4.0, "together")), 2)
+        took_s = time.monotonic() - started
+    assert sum(taken) <= (took_s + SAVED_S) * 10 + 1  # each run for itself would have had as much
+    assert "keeps the limits" not in caplog.text
+
+
+def test_a_limit_is_named_after_the_endpoint_alone_and_follows_the_settings(server: str, api: httpx.Client) -> None:
+    def kept() -> dict[str, float]:
+        limits = api.post("/v2/concurrency_limits/filter", json={"limit": 100}).json()
+        assert "some-host" not in str(limits)
+        return {each["name"]: each["slot_decay_per_second"] for each in limits if "my-llm" in each["name"]}
+
+    with temporary_settings({PREFECT_API_URL: server}):
+        asyncio.run(limits_of_server("my_llm", limited(600)).take(1, 1))  # type: ignore[union-attr]
+        before = kept()
+        later = limits_of_server("my_llm", limited(1200))
+        asyncio.run(later.take(1, 1))  # type: ignore[union-attr]
+        after = kept()
+        api.delete("/v2/concurrency_limits/bakeoff-my-llm-requests").raise_for_status()
+        asyncio.run(later.take(100, 1))  # type: ignore[union-attr]
+    assert list(before) == list(after) == ["bakeoff-my-llm-requests"]
+    assert after["bakeoff-my-llm-requests"] > before["bakeoff-my-llm-requests"]
+    assert kept() == after
+
+
+def test_rows_are_answered_though_the_prefect_server_is_gone(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    caplog.set_level(logging.WARNING)
+    with Loopback() as model, temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        endpoint = make_endpoint(model.url, requests_per_minute=6000, tokens_per_minute=10**6)
+        context = AskContext(endpoint, Cap(1.0), tmp_path / "journal.sqlite", limits=limits_of_server("gone", endpoint))
+        answers = answer_questions(make_spec(), [Question(example) for example in make_examples(20)], context)
+    assert [answer.label for answer in answers] == ["negative", "positive"] * 10
+    assert caplog.text.count("this process keeps the limits a minute alone") == 1
+
+
+def test_an_endpoint_without_limits_or_a_process_without_a_server_asks_nobody(server: str) -> None:
+    assert limits_of_server("here", limited()) is None
+    with temporary_settings({PREFECT_API_URL: server}):
+        assert limits_of_server("here", limited(None)) is None

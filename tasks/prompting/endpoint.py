@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
@@ -141,6 +141,8 @@ def read_models(body: str, model: str) -> ModelFacts:
 def _read_day(told: Any) -> date | None:
     """A day as a date, a time or seconds since 1970."""
     try:
+        if isinstance(told, bool):
+            raise TypeError("no day")
         return datetime.fromtimestamp(told, UTC).date() if isinstance(told, int | float) else datetime.fromisoformat(told).date()
     except (ValueError, TypeError, OverflowError, OSError):
         logger.warning("the endpoint announces the end of its model in a way that cannot be read: %r", str(told)[:60])
@@ -222,12 +224,23 @@ class Client:
         except TimeoutError:
             return
 
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
+        """Wait for something, but no longer than until somebody stops all."""
+        both = [asyncio.ensure_future(work), asyncio.ensure_future(self._stop.wait())]
+        try:
+            done, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            for each in done:
+                each.result()
+        finally:
+            for each in both:
+                each.cancel()
+
     async def _admit(self, request: Mapping[str, Any], turn: Turn) -> None:
         """Wait until the endpoint's limits, pauses and load let one more request be sent."""
         await turn.enter()
         tokens = _booked_tokens(request)
         if self.shared:
-            await self.shared.take(1, tokens)
+            await self._unless_stopped(self.shared.take(1, tokens))
         wait_s = self.pacer.book(tokens)
         while wait_s > 0 and not self.stopped:
             if (pause_s := self.pacer.pause_left()) > self.endpoint.deadline_s:
@@ -253,7 +266,7 @@ class Client:
             self.gate.answered()
             if completion.usage:
                 cost = price(self.endpoint, completion.usage, at=at)
-            self._give_back(request, completion)
+            await self._give_back(request, completion)
             return build_reply(request, completion, tally.usd + cost, latency_ms, tally.attempts)
         except Fault as fault:
             cost = worst if fault.billed else 0.0
@@ -270,11 +283,14 @@ class Client:
             self.gate.refused(sent_at)
             self.pacer.pause(fault.wait_s or 0.0)
 
-    def _give_back(self, request: Mapping[str, Any], completion: Completion) -> None:
+    async def _give_back(self, request: Mapping[str, Any], completion: Completion) -> None:
         """Providers count at least the answer's limit against the tokens a minute, however short the answer was."""
         if completion.usage:
             counted = max(completion.usage.input_tokens + completion.usage.output_tokens, request["max_tokens"])
-            self.pacer.give_back(_booked_tokens(request) - counted)
+            unused = _booked_tokens(request) - counted
+            self.pacer.give_back(unused)
+            if self.shared and unused > 0:
+                await self.shared.take(0, -unused)
 
     async def reserve(self, usd: float) -> None:
         """Set dollars aside under the cap, waiting for what is under way. Raises Fault, and stops all, when they would pass it."""
@@ -303,7 +319,7 @@ class Client:
         limit_s = timeout_s or self.endpoint.timeout_s
         try:
             async with asyncio.timeout(limit_s):  # the client's own limits each read, not the whole
-                return str((await call).text)
+                return self._without_key(str((await call).text))
         except TimeoutError:
             fault = Fault(Failure.ENDPOINT, f"no reply within {limit_s:g} s", retry=True, billed=True)
         except openai.APIStatusError as error:
@@ -329,7 +345,11 @@ class Client:
 
     def scrub(self, text: str) -> str:
         """What an endpoint said, without the key, should it repeat it."""
-        return " ".join(text.replace(self._key, "***").split())[:200] if self.endpoint.key_env else " ".join(text.split())[:200]
+        return " ".join(self._without_key(text).split())[:200]
+
+    def _without_key(self, text: str) -> str:
+        """Before anything is cut from it: half a key would no longer be recognised."""
+        return text.replace(self._key, "***") if self.endpoint.key_env else text
 
 
 def failure_of(status: int, code: Any, message: str) -> Failure | None:

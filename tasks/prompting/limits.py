@@ -13,7 +13,7 @@ from collections import deque
 from tasks.settings import Endpoint
 
 logger = logging.getLogger(__name__)
-USED_SHARE = 0.98
+USED_SHARE = 0.99
 """Of what is allowed; the rest is for requests that arrive a little closer together than they were sent."""
 
 

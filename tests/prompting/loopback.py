@@ -22,6 +22,8 @@ class Say:
     headers: dict[str, str] = field(default_factory=dict)
     after_s: float = 0.0
     """Wait so long before the first byte."""
+    drip_s: float = 0.0
+    """Wait so long before each byte."""
     cut_at: int | None = None
     """Promise the whole body, send so many bytes, and close."""
 
@@ -111,7 +113,8 @@ class Batches:
             return
         rows = [json.loads(line) for line in self.files[batch["input_file_id"]].splitlines()]
         done = rows if self.keep is None else rows[: self.keep]
-        good, bad = [], []
+        good: list[str] = []
+        bad: list[str] = []
         for row in done:
             say = ask(row["body"])
             result = {
@@ -218,7 +221,9 @@ class Loopback:
                     for name, value in say.headers.items():
                         self.send_header(name.replace("_", "-"), value)
                     self.end_headers()
-                    self.wfile.write(body[: say.cut_at])
+                    for piece in (body[at : at + 1] for at in range(len(body))) if say.drip_s else [body[: say.cut_at]]:
+                        time.sleep(say.drip_s)
+                        self.wfile.write(piece)
                 except OSError:  # the asker went away
                     self.close_connection = True
                 if say.cut_at is not None:

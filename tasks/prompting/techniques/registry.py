@@ -179,7 +179,8 @@ def check_template(spec: PromptSpec, prompt: Prompt) -> None:
         raise BadConfig(f"the template of prompt {prompt.name!r} cannot be rendered: {error}") from None
     if one == other:
         raise BadConfig(
-            f"the template of prompt {prompt.name!r} does not show the row: use {{{{ text }}}}, or {{{{ inputs.NAME }}}}"
+            f"the template {prompt.template!r} of prompt {prompt.name!r} does not show the row: use {{{{ text }}}}, or "
+            "{{ inputs.NAME }}"
         )
 
 
