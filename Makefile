@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format lock stages deploy worker clean
+.PHONY: help setup demo test campaigns lint format lock stages deploy worker clean
 
 help: ## List the operations
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -29,6 +29,9 @@ test: setup ## Check style, types and the direction of imports, then run every t
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest
+
+campaigns: setup ## Long tests that record figures (25 minutes): kills, secrets, refusals, load
+	@$(BIN)/python -m benchmarks.campaigns
 
 lint: setup ## Style, types and imports alone
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -1,0 +1,1 @@
+"""Long tests that record figures: `make campaigns`, or `python -m benchmarks.campaigns --only kills`."""
