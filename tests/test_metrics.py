@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
 from tasks.errors import BadData
-from tasks.metrics import NO_LABEL, accuracy, load_metric, macro_f1
+from tasks.metrics import NO_LABEL, accuracy, brier, calibration_error, load_metric, macro_f1
 
 
 def test_accuracy_counts_equal_labels():
@@ -52,3 +52,35 @@ def test_the_library_computes_them_under_their_own_names():
 def test_rows_that_cannot_be_scored_are_refused(predictions, references, words):
     with pytest.raises(BadData, match=words):
         accuracy(predictions, references)
+
+
+def test_brier_is_the_squared_distance_of_a_confidence_from_what_came():
+    assert brier([1.0, 0.6, 0.5], [True, False, True]) == pytest.approx((0 + 0.36 + 0.25) / 3)
+    assert brier([0.8, 0.8], [True, True]) == pytest.approx(0.04)
+
+
+def test_calibration_error_weighs_each_bins_distance_by_its_rows():
+    assert calibration_error([0.8] * 5, [True] * 4 + [False]) == pytest.approx(0)
+    assert calibration_error([1.0] * 4, [True, False] * 2) == pytest.approx(0.5)
+    assert calibration_error([0.95, 0.95, 0.55], [True, False, True], bins=10) == pytest.approx((2 * 0.45 + 0.45) / 3)
+
+
+def test_honest_confidences_are_told_from_boastful_ones():
+    random = np.random.default_rng(0)
+    sure = random.uniform(0.5, 1, 20_000)
+    right = random.uniform(size=20_000) < sure
+    boast = np.minimum(1, sure + 0.1)
+    assert calibration_error(sure, right) < 0.02 < 0.08 < calibration_error(boast, right)
+    assert brier(sure, right) < brier(boast, right)
+
+
+@pytest.mark.parametrize("score", [brier, calibration_error])
+@pytest.mark.parametrize(
+    ("probabilities", "correct", "words"),
+    [([], [], "0 probabilities"), ([0.5], [True, True], "1 probabilities against 2"), ([0.5, None], [True, True], "row 2")],
+)
+def test_confidences_that_cannot_be_scored_are_refused(score, probabilities, correct, words):
+    with pytest.raises(BadData, match=words):
+        score(probabilities, correct)
+    with pytest.raises(BadData, match="row 1"):
+        score([math.nan], [True])
