@@ -18,12 +18,14 @@ def champion_of(config: Path, overrides: Sequence[str]) -> "ChampionVersion | No
     """The champion of a config's bake-off; None where there is none yet.
 
     Raises:
-        Refused: the config or the settings are wrong.
+        Refused: the config or the settings are wrong, or the home cannot be written.
         StoreError: the store refuses or is out of reach.
     """
     parsed = load_config(config, overrides)
     allow_roots(config)
-    with LivePlaces(load_settings()) as places:
+    settings = load_settings()
+    settings.check_home()
+    with LivePlaces(settings) as places:
         return current_champion(places, parsed.store, parsed.name)
 
 

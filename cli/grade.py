@@ -23,6 +23,7 @@ def grade_answers(
     allow_roots(config)
     os.environ["BAKEOFF_ROOTS"] += os.pathsep + str(input_file.absolute().parent)
     settings = load_settings()
+    settings.check_home()
     places = str(input_file.absolute()), str(output_file.absolute())
     chosen = choose_prompt(parsed, prompt, champion, settings)
     if chosen:

@@ -56,25 +56,32 @@ def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) 
         limiter: keeps the endpoints' limits a minute across runs; None keeps them within this process.
 
     Raises:
-        BadConfig: the settings are wrong.
+        BadConfig: the settings are wrong, or the home cannot be written.
     """
     from tasks.prompting.budget import Cap
 
     settings = load_settings(*roots)
+    settings.check_home()
     with LivePlaces(settings, limiter) as places:
         yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
 
 
 def check_names(config: BakeoffConfig, settings: Settings) -> None:
-    """Everything that can be known of a config's names without touching data, models or the network.
+    """Everything that can be known of a config's names without reading data or models, or touching the network.
 
     Raises:
-        BadConfig: a store, an endpoint, its key or its price is missing, or a template leaves out what a hybrid tells it.
+        BadConfig: a store, an endpoint, its key or its price is missing, a template leaves out what a hybrid tells it, there is no
+            such file, or the home cannot be written.
+        OutsideRoots: the data set lies where this run may not read.
+        MissingPart: the data set is in a package that is not installed.
     """
     from tasks.contenders.hybrid import check_hints
+    from tasks.data.sources import locate
     from tasks.prompting.endpoint import preflight
 
     settings.store(config.store)
     for prompt in config.prompts:
         preflight(prompt.endpoint, settings.endpoint(prompt.endpoint))
     check_hints(config, settings)
+    locate(config.dataset, settings)
+    settings.check_home()

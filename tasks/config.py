@@ -473,13 +473,17 @@ def parse_config(values: BakeoffConfig | Mapping[str, Any], where: str = "config
 
 
 def explain(error: ValidationError, where: str) -> str:
-    """A validation error as one line a fault: key, what is wrong, the value."""
+    """A validation error as one line a fault: key, what is wrong, the value. The value of an unknown key, or of one that names a
+    variable, may be a secret in the wrong place, and is not shown."""
     lines = []
     for fault in error.errors(include_url=False):
         key = ".".join(str(step) for step in fault["loc"]) or "(whole)"
-        value = fault["input"]
-        shown = "" if isinstance(value, Mapping) or fault["type"] == "missing" else f" (got {str(value)[:80]!r})"
-        lines.append(f"  {key}: {fault['msg'].removeprefix('Value error, ')}{shown}")
+        value, kind = fault["input"], fault["type"]
+        hidden = isinstance(value, Mapping) or kind in {"missing", "extra_forbidden"} or key.endswith("key_env")
+        shown = "" if hidden else f" (got {str(value)[:80]!r})"
+        bare = kind == "string_type" and isinstance(value, bool)
+        hint = "; quote it, since YAML reads a bare yes, no, on, off, true or false as true or false" if bare else ""
+        lines.append(f"  {key}: {fault['msg'].removeprefix('Value error, ')}{shown}{hint}")
     return f"{where} is refused:\n" + "\n".join(lines)
 
 

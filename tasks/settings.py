@@ -9,6 +9,7 @@ import math
 import os
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Annotated, Any, Literal, Protocol, TypeVar
 
 import yaml
@@ -191,6 +192,16 @@ class Settings(Place):
             variable = f"{PREFIX}STORES__{name.upper()}__BUCKET"
             raise BadConfig(f"store {name!r} names no bucket: set {variable}, or stores.{name}.bucket in the settings file")
         return store
+
+    def check_home(self) -> None:
+        """Make the home where it is missing. Raises BadConfig when nothing can be written there."""
+        try:
+            self.home.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=self.home):
+                pass
+        except OSError as error:
+            why = f"the home {self.home} cannot be written ({error.strerror})"
+            raise BadConfig(f"{why}: set {PREFIX}HOME to a folder of yours") from None
 
     def readable(self, path: str | Path) -> Path:
         """The first existing file or folder of this name in the allowed roots, resolved.

@@ -4,6 +4,7 @@ import pytest
 
 from tasks.config import BakeoffConfig, load_config, parse_config
 from tasks.errors import BadConfig
+from tasks.settings import load_settings
 
 
 def write(path: Path, text: str) -> Path:
@@ -27,6 +28,25 @@ def test_every_wrong_key_is_named_with_its_value() -> None:
         parse_config({"dataset": "a/b", "budget": {"usd": -1}, "colour": "red", "tuned": [{"name": "Not A Name"}]})
     for expected in ("budget.usd", "-1", "colour", "tuned.0.name", "Not A Name"):
         assert expected in str(refused.value)
+
+
+def test_a_secret_in_the_wrong_place_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadConfig, match=r"dataset\.api_key") as refused:
+        parse_config({"dataset": {"source": "a/b", "api_key": "sk-canary"}})
+    assert "sk-canary" not in str(refused.value)
+    monkeypatch.setenv("BAKEOFF_ENDPOINTS__OURS__MODEL", "m")
+    for name in ("KEY", "KEY_ENV"):
+        monkeypatch.setenv(f"BAKEOFF_ENDPOINTS__OURS__{name}", "sk-canary")
+        with pytest.raises(BadConfig, match=rf"endpoints\.ours\.{name.lower()}") as refused:
+            load_settings()
+        assert "sk-canary" not in str(refused.value)
+        monkeypatch.delenv(f"BAKEOFF_ENDPOINTS__OURS__{name}")
+
+
+def test_a_label_that_yaml_reads_as_a_truth_value_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    for labels in ("{yes: good, no: bad}", "{0: no, 1: yes}"):
+        with pytest.raises(BadConfig, match="quote it"):
+            load_config(write(tmp_path / "c.yaml", f"dataset: {{source: a/b, labels: {labels}}}"))
 
 
 @pytest.mark.parametrize(

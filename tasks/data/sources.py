@@ -62,12 +62,27 @@ def find_source(dataset: Dataset, settings: Settings) -> Source:
         BadData: the folder holds no data file.
         MissingPart: a package that is not installed, or the Hub is needed and cannot be reached.
     """
+    path = locate(dataset, settings)
+    return _on_hub(dataset) if path is None else _on_this_machine(dataset, path, settings)
+
+
+def locate(dataset: Dataset, settings: Settings) -> Path | None:
+    """The file or folder that `dataset.source` names, without reading it; None where the Hub is meant.
+
+    Raises: as `find_source`, but for what only the Hub or a look into the folder can tell.
+    """
     name = dataset.source
     if name.startswith("package:"):
-        return _on_this_machine(dataset, _package_file(name), settings)
-    if not _exists(name, settings) and HUB_ID.match(name) and Path(name).suffix not in FORMATS:
-        return _on_hub(dataset)
-    return _on_this_machine(dataset, settings.readable(name), settings)
+        path = _package_file(name)
+    elif not _exists(name, settings) and HUB_ID.match(name) and Path(name).suffix not in FORMATS:
+        return None
+    else:
+        path = settings.readable(name)
+    if dataset.revision or dataset.subset:
+        raise BadConfig(f"dataset.revision and dataset.subset are for the Hub, but {name!r} is on this machine: remove them")
+    if path.is_file():
+        _check_format(path)
+    return path
 
 
 def _exists(name: str, settings: Settings) -> bool:
@@ -78,12 +93,7 @@ def _exists(name: str, settings: Settings) -> bool:
 
 
 def _on_this_machine(dataset: Dataset, path: Path, settings: Settings) -> Source:
-    if dataset.revision or dataset.subset:
-        raise BadConfig(
-            f"dataset.revision and dataset.subset are for the Hub, but {dataset.source!r} is on this machine: remove them"
-        )
     if path.is_file():
-        _check_format(path)
         return Source(dataset.source, _hash((path,), None), (path,))
     files = tuple(sorted(file for file in path.rglob("*") if file.suffix in FORMATS and file.is_file() and _is_data(file, path)))
     if not files:

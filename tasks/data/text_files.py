@@ -81,13 +81,16 @@ def _check_csv(file: Path) -> list[str]:
         if twice or "" in header:
             fault = f"names column {twice[0]!r} twice" if twice else "has a column without a name"
             return [f"{file.name} line 1 {fault}: the first line must name each column once"]
-        bad, faults, before = 0, [], rows.line_num
+        seen, bad, faults, before = 0, 0, [], rows.line_num
         for row in rows:
+            seen += bool(row)
             if row and len(row) != len(header):
                 bad += 1
                 if bad <= LINES_SHOWN:
                     faults.append(f"{file.name} line {before + 1} has {len(row)} fields, the header {len(header)}")
             before = rows.line_num
+    if not seen:
+        return [f"{file.name} has a first line with the columns' names, and no rows"]
     return [*faults, f"{file.name}: {bad - LINES_SHOWN} more such lines"] if bad > LINES_SHOWN else faults
 
 

@@ -50,6 +50,9 @@ def test_help_and_start_import_nothing_heavy(command: list[str], tmp_path: Path)
         ("dataset: rows.csv", ["tuned.7.epochs=1"], "override"),
         ("dataset: rows.csv", ["epochs"], "key=value"),
         ("dataset: rows.csv\nbudget: {usd: -1}", [], "budget.usd"),
+        ("dataset: rows.csv", [], "no 'rows.csv'"),
+        ("dataset: /etc/passwd", [], "outside the folders"),
+        ("dataset: {source: task.yaml}", [], "no ending that says how to read it"),
     ],
 )
 def test_a_wrong_config_is_refused_with_status_2_and_no_traceback(
@@ -119,18 +122,21 @@ def test_the_operators_roots_hold_beside_the_working_folder(tmp_path: Path) -> N
     assert done.stdout.strip() == str((tmp_path / "data" / "rows.csv").resolve()), done.stderr
 
 
-def test_a_home_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [["run"], ["predict", "--text", "a fine film"], ["champion", "show"]])
+def test_a_home_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "file").write_text("")
+    (tmp_path / "rows.csv").write_text("text,label\n")
     config = write(tmp_path, "dataset: rows.csv\nprompts: []")
     env = environment(BAKEOFF_HOME=str(tmp_path / "file" / "home"))
-    done = subprocess.run([BAKEOFF, "champion", "show", config], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 1
-    assert "home" in done.stderr
-    assert "Traceback" not in done.stderr
+    done = subprocess.run([BAKEOFF, *words, config], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2, done.stderr
+    assert "BAKEOFF_HOME" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
 @pytest.mark.slow
 def test_a_prefect_server_that_does_not_answer_is_named_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n")
     config = write(tmp_path, "dataset: rows.csv\nprompts: []")
     done = bakeoff(tmp_path, "run", config, PREFECT_API_URL="http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES="0")
     assert done.returncode == 1

@@ -201,7 +201,7 @@ def test_a_row_of_10_mb_is_refused_by_its_size_alone(save, rows: Rows, load_it: 
     ("name", "content", "said"),
     [
         ("rows.csv", b"", "rows.csv is empty"),
-        ("rows.csv", b"text,label\n", "rows"),
+        ("rows.csv", b"text,label\n", "and no rows"),
         ("rows.jsonl", b"\n\n", "rows.jsonl is empty"),
         ("rows.parquet", b"", "rows.parquet is empty"),
         ("rows.parquet", b"PAR1 and then nonsense", "rows.parquet cannot be read as parquet"),
