@@ -288,6 +288,15 @@ class TruncationSide(StrEnum):
     RIGHT = "right"
 
 
+class ClassWeights(StrEnum):
+    """What an error on a row counts while training."""
+
+    NONE = "none"
+    """The same for every row."""
+    BALANCED = "balanced"
+    """More for rare labels: each label's rows weigh as much as any other's."""
+
+
 class Tuned(Part):
     """One fine-tuned contender."""
 
@@ -317,6 +326,16 @@ class Tuned(Part):
     """AdamW's weight decay."""
     warmup: float = Field(0.1, ge=0, le=1)
     """Share of the steps in which the learning rate rises; then it falls to zero."""
+    gradient_clipping: float = Field(1.0, ge=0)
+    """The gradient's norm is cut to this in each step; 0 leaves it as it is."""
+    early_stopping: int = Field(0, ge=0)
+    """Stop after so many evaluations on dev (one an epoch) in a row without a better accuracy; 0 trains all epochs."""
+    class_weights: ClassWeights = ClassWeights.NONE
+    """What an error counts: the same for every row (`none`), or more for rare labels (`balanced`)."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each row's target that is spread over all labels; 0 trains on the labels as they are."""
+    calibrate: bool = True
+    """Fit a temperature on dev, so that probabilities say how often the contender is right; labels and logits stay as they are."""
     attention_dropout: float | None = Field(0.0, ge=0, lt=1)
     """The base's own attention dropout while training; 0 lets the fast attention kernels run, empty keeps the base's."""
     max_tokens: int = Field(256, ge=8, le=131_072)

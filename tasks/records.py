@@ -121,6 +121,21 @@ class TokensRecord(Record):
     findings: list[Finding] = []
 
 
+class Calibration(Model):
+    """How far a contender's probabilities could be believed on dev, before and after they were calibrated."""
+
+    temperature: float
+    """Logits are divided by this before they become probabilities: above 1 the contender was too sure, below 1 not sure enough."""
+    rows: int
+    """Dev rows."""
+    ece_before: float
+    """Expected calibration error (`tasks/metrics.py`)."""
+    ece_after: float
+    """Likewise; each half of dev with the temperature that the other half gives."""
+    brier_before: float
+    brier_after: float
+
+
 class TrainingFacts(Model):
     """What training took and gave."""
 
@@ -140,6 +155,8 @@ class TrainingFacts(Model):
     peak_memory_bytes: int
     batch_size: int
     """Rows a step on the device; halved when memory ran out, at the same effective batch."""
+    calibration: Calibration | None = None
+    """None where it was not asked for."""
     findings: list[Finding] = []
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Method, TruncationSide
@@ -32,6 +32,8 @@ class TunedSpec(Model):
     """Tokens that the tokenizer knows."""
     max_tokens: int
     truncation_side: TruncationSide
+    temperature: float = Field(1.0, gt=0)
+    """Logits are divided by this before they become probabilities; labels do not depend on it."""
 
 
 class TunedPredictor:
@@ -70,7 +72,7 @@ class TunedPredictor:
         texts = [input_text(example.inputs) for example in examples]
         ids = encode_texts(self.tokenizer, texts, self.spec.max_tokens, self.spec.truncation_side).ids
         logits = logits_of(self.model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], self.tokenizer.pad_token_id)
-        return _answers(logits, ids, self.labels)
+        return _answers(logits, ids, self.labels, self.spec.temperature)
 
 
 def find_base(spec: TunedSpec, settings: Settings) -> ResolvedBase:
@@ -109,9 +111,9 @@ def _refuse_missing_weights(folder: Path, manifest: ContenderManifest, method: M
         raise IntegrityError(f"{folder} has no {weights}: only safetensors weights are loaded")
 
 
-def _answers(logits: Any, ids: Sequence[Sequence[int]], labels: Sequence[str]) -> list[Answer]:
-    best = logits.softmax(-1).max(-1)
-    rows = zip(logits.tolist(), best.indices.tolist(), best.values.tolist(), ids, strict=True)
+def _answers(logits: Any, ids: Sequence[Sequence[int]], labels: Sequence[str], temperature: float) -> list[Answer]:
+    best, sure = logits.argmax(-1), (logits / temperature).softmax(-1).amax(-1)
+    rows = zip(logits.tolist(), best.tolist(), sure.tolist(), ids, strict=True)
     return [
         Answer(answer=labels[index], label=labels[index], probability=probability, input_tokens=len(tokens), logits=row)
         for row, index, probability, tokens in rows

@@ -5,6 +5,7 @@ from tasks.config import Tuned
 from tasks.orchestration import show_table, stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
 from tasks.settings import Settings
+from tasks.tuning.calibration import calibration_words
 from tasks.tuning.check import check_recipe
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace
@@ -27,6 +28,7 @@ def train(
     facts = contender.training
     if facts:
         said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"
-        show_table(f"training {tuned.name}", facts.epochs, f"{said}; epoch {facts.best_epoch} is the best on dev")
+        said += f"; epoch {facts.best_epoch} is the best on dev"
+        show_table(f"training {tuned.name}", facts.epochs, "; ".join([said, *calibration_words(facts)]))
     show_table(f"samples {tuned.name}", contender.samples, "Predictions before and after training")
     return contender

@@ -62,7 +62,10 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     """
     job = Job.model_validate(request)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # the base is on this machine already
+    import numpy
+
     from tasks.data.tokenize import load_tokenizer
+    from tasks.tuning.calibration import calibrate
     from tasks.tuning.methods import store
     from tasks.tuning.quiet import quiet_libraries
 
@@ -71,12 +74,14 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
     trainer, before, findings = _within_memory(job, device, tokenizer)
-    trainer.use_best()
+    logits = trainer.use_best()
     store(trainer.model, job.tuned, job.base, job.folder)
     _store_tokenizer(job)
     after = _labels_of(job, trainer.model, tokenizer)
     samples = [{"text": text, "before": was, "after": now} for text, was, now in zip(job.samples, before, after, strict=True)]
-    facts = _facts(job, device, trainer, mended + findings, time.perf_counter() - started)
+    facts = _facts(job, device, trainer, [*mended, *findings, *_stopped(job, trainer)], time.perf_counter() - started)
+    if job.tuned.calibrate:
+        facts = facts.model_copy(update={"calibration": calibrate(logits.numpy(), numpy.array(trainer.eval_dataset["label"][:]))})
     return Outcome(training=facts, samples=samples, vocabulary=len(tokenizer)).model_dump(mode="json")
 
 
@@ -147,6 +152,16 @@ def _labels_of(job: Job, model: Any, tokenizer: Any) -> list[str]:
     ids = encode_texts(tokenizer, job.samples, job.tuned.max_tokens, job.tuned.truncation_side).ids
     logits = logits_of(model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], tokenizer.pad_token_id)
     return [job.labels[index] for index in logits.argmax(-1).tolist()]
+
+
+def _stopped(job: Job, trainer: Any) -> list[Finding]:
+    """What early stopping left out."""
+    epochs = epoch_facts(trainer.state.log_history)
+    left = job.tuned.epochs - len(epochs)
+    message = (
+        f"training stopped after epoch {len(epochs)} of {job.tuned.epochs}: no better dev accuracy in {job.tuned.early_stopping}"
+    )
+    return [Finding(kind="early_stopping", count=left, message=f"{message} evaluations")] if left > 0 else []
 
 
 def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:

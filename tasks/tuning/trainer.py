@@ -5,14 +5,16 @@ Only the child process that trains imports this module: it loads torch and trans
 
 import math
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from tasks.config import Tuned
 from tasks.device import Device
@@ -21,10 +23,11 @@ from tasks.progress import Bar, progress
 from tasks.tuning import checkpoints
 from tasks.tuning.batches import LikeLengths, collate, logits_of
 from tasks.tuning.methods import set_weights, trained_weights
-from tasks.tuning.objectives import supervised
+from tasks.tuning.objectives import label_weights, supervised
 
 WEIGHTS = "weights.safetensors"
 STATE = "trainer_state.json"
+DEV_LOGITS = "dev.safetensors"
 
 
 def arguments(tuned: Tuned, device: Device, micro_batch: int, rows: int, folder: Path) -> TrainingArguments:
@@ -37,6 +40,7 @@ def arguments(tuned: Tuned, device: Device, micro_batch: int, rows: int, folder:
         learning_rate=tuned.learning_rate,
         num_train_epochs=tuned.epochs,
         weight_decay=tuned.weight_decay,
+        max_grad_norm=tuned.gradient_clipping,
         warmup_steps=tuned.warmup if tuned.warmup < 1 else steps * tuned.epochs,
         lr_scheduler_type="linear",
         seed=tuned.seed,
@@ -78,7 +82,11 @@ class LabelTrainer(Trainer):
             train_dataset=train,
             eval_dataset=dev,
             data_collator=collate(pad_id),
-            compute_loss_func=supervised,
+            compute_loss_func=partial(
+                supervised,
+                smoothing=tuned.label_smoothing,
+                weights=label_weights(tuned.class_weights, train["label"][:], model.config.num_labels),
+            ),
         )
         self.remove_callback(PrinterCallback)  # `Watch` tells progress
         self.model_accepts_loss_kwargs = False  # the loss is ours; the model need not hear how many rows there are
@@ -87,6 +95,7 @@ class LabelTrainer(Trainer):
         self.began = time.perf_counter()
         self.evaluated_s = 0.0
         self.seconds_before = 0.0
+        self.dev_logits: torch.Tensor | None = None  # of the newest evaluation
 
     def trained_s(self) -> float:
         """Seconds spent on training steps, those before a resume included."""
@@ -97,12 +106,18 @@ class LabelTrainer(Trainer):
         found = checkpoints.newest(self.folder)
         self.seconds_before = found.facts["seconds"] if found else 0.0
         self.began = time.perf_counter()
+        if found:
+            state = TrainerState.load_from_json(str(found.folder / STATE))
+            if out_of_patience(state.log_history, self.tuned.early_stopping):
+                self.state = state  # it was killed after its last checkpoint
+                return
         self.train(resume_from_checkpoint=str(found.folder) if found else None)
 
-    def use_best(self) -> None:
-        """Put the weights in place that were best on dev."""
-        where = checkpoints.folder_of(self.folder, self.state.best_global_step) / WEIGHTS
-        set_weights(self.model, load_file(where), str(where))
+    def use_best(self) -> torch.Tensor:
+        """Put the weights in place that were best on dev, and return what they said of it: logits [rows, labels]."""
+        best = checkpoints.folder_of(self.folder, self.state.best_global_step)
+        set_weights(self.model, load_file(best / WEIGHTS), str(best / WEIGHTS))
+        return load_file(best / DEV_LOGITS)["logits"]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths:
         return LikeLengths(self.train_dataset["length"][:], self.tuned.batch_size, self.tuned.seed)
@@ -118,7 +133,7 @@ class LabelTrainer(Trainer):
             logits = logits_of(
                 self.model, lambda rows: dev[rows]["input_ids"], dev["length"][:], self.pad_id, self.on.dtype, bar.advance
             )
-        labels = torch.tensor(dev["label"][:])
+        self.dev_logits, labels = logits, torch.tensor(dev["label"][:])
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
         if not math.isfinite(loss):
             raise diverged("dev loss", loss, self.state.global_step, self.tuned, self.folder)
@@ -135,6 +150,8 @@ class LabelTrainer(Trainer):
             self._save_scaler(str(folder))
             self._save_rng_state(str(folder))
             self.state.save_to_json(str(folder / STATE))
+            if self.dev_logits is not None:
+                save_file({"logits": self.dev_logits}, folder / DEV_LOGITS)
 
         step, best = self.state.global_step, self.state.best_global_step
         checkpoints.save(self.folder, step, {"best_step": best, "seconds": self.trained_s()}, write)
@@ -166,6 +183,10 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_log = True
 
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if out_of_patience(state.log_history, self.trainer.tuned.early_stopping):
+            control.should_training_stop = True
+
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.saved = time.monotonic()
 
@@ -178,6 +199,12 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
             rows = (state.global_step - self.first_step) * self.trainer.tuned.batch_size
             rate = rows / max(self.trainer.trained_s() - self.first_s, 1e-9)
             self.bar.move(state.global_step, f"loss {logs['loss']:.3f}, {rate:.1f} rows/s")
+
+
+def out_of_patience(history: Sequence[Mapping[str, float]], patience: int) -> bool:
+    """Whether the last `patience` evaluations in a Trainer's log brought no better accuracy; a patience of 0 never ends."""
+    found = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+    return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
 
 
 def diverged(name: str, value: float, step: int, tuned: Tuned, folder: Path) -> TrainingError:

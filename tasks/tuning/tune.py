@@ -11,7 +11,7 @@ from tasks.workspace import Building, Stage, Workspace
 
 TRAIN = Stage(
     "train",
-    1,
+    2,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
@@ -20,6 +20,7 @@ TRAIN = Stage(
         "tasks.tuning.objectives",
         "tasks.tuning.batches",
         "tasks.tuning.checkpoints",
+        "tasks.tuning.calibration",
         "tasks.device",
     ),
 )
@@ -70,7 +71,7 @@ def tune(
             fingerprint=building.fingerprint,
             dataset=dataset.fingerprint,
             occupies="device",
-            spec=_spec(tuned, base, outcome["vocabulary"]),
+            spec=_spec(tuned, base, outcome["vocabulary"], facts),
         )
         write_manifest(building.folder, manifest)
         return ContenderRecord(
@@ -82,7 +83,7 @@ def tune(
     return workspace.produce(TRAIN, inputs, config, ContenderRecord, build, f"train {tuned.name}")
 
 
-def _spec(tuned: Tuned, base: ResolvedBase, vocabulary: int) -> dict[str, str | int]:
+def _spec(tuned: Tuned, base: ResolvedBase, vocabulary: int, facts: TrainingFacts) -> dict[str, str | int | float]:
     """What `tasks/contenders/tuned.py` reads."""
     return {
         "method": tuned.method.value,
@@ -93,4 +94,5 @@ def _spec(tuned: Tuned, base: ResolvedBase, vocabulary: int) -> dict[str, str | 
         "vocabulary": vocabulary,
         "max_tokens": tuned.max_tokens,
         "truncation_side": tuned.truncation_side.value,
+        "temperature": facts.calibration.temperature if facts.calibration else 1.0,
     }

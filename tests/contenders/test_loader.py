@@ -49,6 +49,24 @@ def test_a_row_is_answered_alike_alone_and_in_any_batch(lora: ContenderRecord, d
     assert predictor.predict([]) == []
 
 
+def test_the_temperature_moves_the_probability_and_neither_label_nor_logits(
+    lora: ContenderRecord, dataset: DatasetRecord, settings: Settings, tmp_path: Path
+) -> None:
+    test = read_examples(dataset, "test")
+    folder = copy_of(lora, tmp_path / "c")
+    spec = json.loads((folder / FILE).read_text())["spec"]
+    found = []
+    for temperature in (1.0, 4.0):
+        change(folder, spec=spec | {"temperature": temperature})
+        found.append(load_contender(folder, settings=settings).predict(test))
+    plain, warm = found
+    assert [(row.label, row.logits) for row in plain] == [(row.label, row.logits) for row in warm]
+    assert all(0.5 <= (hot.probability or 0) < (cold.probability or 0) for cold, hot in zip(plain, warm, strict=True))
+    change(folder, spec=spec | {"temperature": 0})
+    with pytest.raises(IntegrityError, match=r"spec\.temperature"):
+        load_contender(folder, settings=settings)
+
+
 def test_another_base_is_refused_naming_both(lora: ContenderRecord, tmp_path: Path) -> None:
     make_base(tmp_path / "tiny", seed=5)
     with pytest.raises(IntegrityError, match=r"trained on folder-\w+ at revision \w+ \(config SHA-256 \w+\), but the base here is"):

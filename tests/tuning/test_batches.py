@@ -4,8 +4,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tasks.config import ClassWeights
 from tasks.tuning.batches import LikeLengths, by_tokens, logits_of, out_of_memory, pad
-from tasks.tuning.objectives import supervised
+from tasks.tuning.objectives import label_weights, supervised
 
 LENGTHS = random.Random(7).choices(range(3, 60), k=997)
 
@@ -78,3 +79,20 @@ def test_a_real_failed_allocation_is_told_from_other_errors() -> None:
         torch.empty(10**15)
     assert out_of_memory(failure.value)
     assert not out_of_memory(RuntimeError("size mismatch"))
+
+
+def test_class_weights_make_each_label_weigh_as_much_and_leave_the_mean_at_one() -> None:
+    labels = [0] * 6 + [1] * 2
+    weights = label_weights(ClassWeights.BALANCED, labels, 3)
+    assert weights == [8 / 12, 2.0, 0.0]
+    assert sum(weights[label] for label in labels) / len(labels) == pytest.approx(1)
+    assert label_weights(ClassWeights.NONE, labels, 3) is None
+
+
+def test_weights_and_smoothing_are_torchs_and_hold_in_parts_too() -> None:
+    logits, labels, weights = torch.randn(6, 3), torch.tensor([0, 1, 2, 2, 1, 0]), [0.5, 1.0, 2.0]
+    whole = supervised(SimpleNamespace(logits=logits), labels, 6, 0.1, weights)
+    parts = [supervised(SimpleNamespace(logits=logits[part]), labels[part], 6, 0.1, weights) for part in (slice(0, 4), slice(4, 6))]
+    torch.testing.assert_close(whole, sum(parts))
+    single = torch.nn.functional.cross_entropy(logits, labels, torch.tensor(weights), reduction="sum", label_smoothing=0.1) / 6
+    torch.testing.assert_close(whole, single)
