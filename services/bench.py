@@ -70,9 +70,9 @@ def check_names(config: BakeoffConfig, settings: Settings) -> None:
     """Everything that can be known of a config's names without reading data or models, or touching the network.
 
     Raises:
-        BadConfig: a store, an endpoint, its key or its price is missing, a template leaves out what a hybrid tells it, there is no
-            such file, or the home cannot be written.
-        OutsideRoots: the data set lies where this run may not read.
+        BadConfig: a store, an endpoint, its key or its price is missing, a template leaves out the row or what a hybrid tells it,
+            there is no such file, or the home cannot be written.
+        OutsideRoots: the data set or a template lies where this run may not read.
         MissingPart: the data set is in a package that is not installed.
     """
     from tasks.contenders.hybrid import check_hints
@@ -82,6 +82,10 @@ def check_names(config: BakeoffConfig, settings: Settings) -> None:
     settings.store(config.store)
     for prompt in config.prompts:
         preflight(prompt.endpoint, settings.endpoint(prompt.endpoint))
+        if prompt.template:
+            from tasks.prompting.techniques.registry import refuse_bad_template
+
+            refuse_bad_template(prompt, settings)
     check_hints(config, settings)
     locate(config.dataset, settings)
     settings.check_home()

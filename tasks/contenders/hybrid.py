@@ -133,13 +133,18 @@ def build_hybrid(
 
 def check_hints(config: BakeoffConfig, settings: Settings) -> None:
     """Raises BadConfig when a prompt is to show a hint, and its own template leaves it out: known before anybody is paid."""
+    from tasks.prompting.messages import names_in
+    from tasks.prompting.techniques.registry import read_template
+
     prompts = {prompt.name: prompt for prompt in config.prompts}
     for hybrid in config.hybrids:
-        template = prompts[hybrid.prompt].template
-        if hybrid.combination is Combination.IN_PROMPT and template:
-            path = settings.readable(template)
-            if path.is_file() and "hint" not in path.read_text(encoding="utf-8", errors="replace"):
-                raise BadConfig(NO_HINT.format(hybrid=hybrid.name, template=hybrid.prompt))
+        prompt = prompts[hybrid.prompt]
+        if (
+            hybrid.combination is Combination.IN_PROMPT
+            and prompt.template
+            and "hint" not in names_in(read_template(prompt, settings))
+        ):
+            raise BadConfig(NO_HINT.format(hybrid=hybrid.name, template=hybrid.prompt))
 
 
 class HybridPredictor:

@@ -145,6 +145,17 @@ def render_text(template: str, **values: Any) -> str:
         raise BadConfig(str(error)) from None
 
 
+def names_in(template: str) -> set[str]:
+    """What a template wants to be given. Raises BadConfig where it is no Jinja template."""
+    from jinja2 import TemplateError
+    from jinja2.meta import find_undeclared_variables
+
+    try:
+        return set(find_undeclared_variables(_environment().parse(template)))
+    except TemplateError as error:
+        raise BadConfig(str(error)) from None
+
+
 def answer_schema(labels: list[str]) -> dict[str, Any]:
     """The `response_format` that holds an answer to one of the labels."""
     label = {"type": "string", "enum": list(labels)}

@@ -53,6 +53,9 @@ def test_help_and_start_import_nothing_heavy(command: list[str], tmp_path: Path)
         ("dataset: rows.csv", [], "no 'rows.csv'"),
         ("dataset: /etc/passwd", [], "outside the folders"),
         ("dataset: {source: task.yaml}", [], "no ending that says how to read it"),
+        ("dataset: rows.csv\nprompts: [{name: a, template: none.jinja}]", [], "no 'none.jinja'"),
+        ("dataset: rows.csv\nprompts: [{name: a, template: task.yaml}]", [], "does not show the row"),
+        ("dataset: rows.csv\nprompts: [{name: a, template: task.yaml}]  # {{", [], "cannot be rendered"),
     ],
 )
 def test_a_wrong_config_is_refused_with_status_2_and_no_traceback(

@@ -102,6 +102,8 @@ def _environment(folder: Path, hub: str, openai: Loopback, s3: LocalS3) -> dict[
         "HF_TOKEN": TOKEN,
         "OPENAI_API_KEY": KEY,
         "BAKEOFF_ENDPOINTS__OPENAI__BASE_URL": openai.url,
+        "BAKEOFF_ENDPOINTS__OPENAI__USD_PER_MILLION_INPUT": "0.15",  # no library knows what a stand-in costs
+        "BAKEOFF_ENDPOINTS__OPENAI__USD_PER_MILLION_OUTPUT": "0.60",
         "AWS_ENDPOINT_URL_S3": s3.endpoint_url,
         "AWS_ACCESS_KEY_ID": s3.access_key,
         "AWS_SECRET_ACCESS_KEY": s3.secret_key,

@@ -10,7 +10,7 @@ from tasks.errors import BadConfig
 from tasks.manifest import ContenderManifest, write_manifest
 from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap, count_prompt_tokens
-from tasks.prompting.messages import PromptSpec, render, render_instructions, template_of
+from tasks.prompting.messages import PromptSpec, names_in, render, render_instructions, template_of
 from tasks.prompting.techniques.drafting import Drafting, Exchange, Technique
 from tasks.prompting.techniques.examples import few_shot
 from tasks.prompting.techniques.interview import flipped
@@ -19,7 +19,7 @@ from tasks.prompting.techniques.reasoning import chain_of_thought, reflect, self
 from tasks.prompting.techniques.scoring import calibrate, log_probability
 from tasks.prompting.techniques.wording import FORM, FORMS, NAMES, TASK, descriptive, persona, structured, zero_shot
 from tasks.records import Arm, ContenderRecord, DatasetRecord
-from tasks.settings import Places
+from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace
 
 STAGE = Stage(
@@ -44,6 +44,8 @@ STAGE = Stage(
 )
 BUILT_IN_TEMPLATES = ("plain", "markdown", "xml", "json", "grader")
 """What a prompt's `template` may name instead of a file."""
+NOT_RENDERED = "the template {0!r} of prompt {1!r} cannot be rendered: {2}"
+WITHOUT_ROW = "the template {0!r} of prompt {1!r} does not show the row: use {{{{ text }}}}, or {{{{ inputs.NAME }}}}"
 
 TECHNIQUES: dict[Name, Technique] = {
     Name.ZERO_SHOT: zero_shot,
@@ -85,7 +87,7 @@ def build_prompt(
         BudgetReached, EndpointError: as asking raises them.
     """
     endpoint = places.settings.endpoint(prompt.endpoint)
-    template = read_template(prompt, places)
+    template = read_template(prompt, places.settings)
     config = {
         "prompt": prompt.model_dump(exclude={"name", "template"}, mode="json"),
         "name": prompt.name,
@@ -122,7 +124,7 @@ def build_prompt(
     return workspace.produce(STAGE, [dataset.fingerprint], config, ContenderRecord, build, label=f"prompt {prompt.name}")
 
 
-def read_template(prompt: Prompt, places: Places) -> str:
+def read_template(prompt: Prompt, settings: Settings) -> str:
     """The Jinja text of a row's message: the prompt's own file, or a built-in one.
 
     Raises:
@@ -131,7 +133,7 @@ def read_template(prompt: Prompt, places: Places) -> str:
     if not prompt.template or prompt.template in BUILT_IN_TEMPLATES:
         return template_of(prompt.template or "plain")
     try:
-        return places.settings.readable(prompt.template).read_text(encoding="utf-8-sig").removesuffix("\n")
+        return settings.readable(prompt.template).read_text(encoding="utf-8-sig").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BadConfig(f"template {prompt.template!r} of prompt {prompt.name!r} cannot be read as UTF-8 text: {error}") from None
 
@@ -176,12 +178,20 @@ def check_template(spec: PromptSpec, prompt: Prompt) -> None:
     try:
         one, other = (render(spec, dict.fromkeys(spec.inputs, text)) for text in ("one row", "another row"))
     except BadConfig as error:
-        raise BadConfig(f"the template of prompt {prompt.name!r} cannot be rendered: {error}") from None
+        raise BadConfig(NOT_RENDERED.format(prompt.template, prompt.name, error)) from None
     if one == other:
-        raise BadConfig(
-            f"the template {prompt.template!r} of prompt {prompt.name!r} does not show the row: use {{{{ text }}}}, or "
-            "{{ inputs.NAME }}"
-        )
+        raise BadConfig(WITHOUT_ROW.format(prompt.template, prompt.name))
+
+
+def refuse_bad_template(prompt: Prompt, settings: Settings) -> None:
+    """What can be known of a prompt's own template while there are no rows. Raises as `read_template` and `check_template` do."""
+    template = read_template(prompt, settings)
+    try:
+        names = names_in(template)
+    except BadConfig as error:
+        raise BadConfig(NOT_RENDERED.format(prompt.template, prompt.name, error)) from None
+    if not names & {"text", "inputs"}:
+        raise BadConfig(WITHOUT_ROW.format(prompt.template, prompt.name))
 
 
 def check_room(spec: PromptSpec, drafting: Drafting) -> None:
