@@ -85,7 +85,7 @@ def read_prompt(folder: Path) -> PromptSpec:
     return PromptSpec.model_validate(manifest.spec)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One row that is to be asked about."""
 
