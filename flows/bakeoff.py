@@ -12,7 +12,7 @@ from tasks.contenders.stage import pair, trivial
 from tasks.data.stage import load, tokenize
 from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
-from tasks.orchestration import Lanes, ask_person, limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration import Lanes, ask_person, end_server_with_process, limits_of_server, progress_on_page, roots_of_run
 from tasks.prompting.stage import model_behind, prompt_contender
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.interview import interview_person
@@ -40,6 +40,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         Refused: the config, the data, or the endpoint of a champion that is a prompt cannot be used.
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
+    end_server_with_process()
     with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
         check_names(config, bench.settings)
         dataset = load(config.dataset, bench.settings, bench.workspace)

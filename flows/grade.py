@@ -14,7 +14,7 @@ from tasks.grading.judge import Judge
 from tasks.grading.records import GradingFile, GradingReport
 from tasks.grading.stage import build_judge, check_judge, grade_file, read_file, report_grading
 from tasks.grading.validation import WORDINGS
-from tasks.orchestration import limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
 from tasks.records import ContenderRecord
 from tasks.registry.champion import champion_contender
 
@@ -43,6 +43,7 @@ def grade(
         Refused: the config, the file or the prompt cannot be used; nothing was spent.
         BakeoffError: a stage failed; a rerun asks only what is missing.
     """
+    end_server_with_process()
     roots = roots_of_run()
     with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page():
         chosen = choose_prompt(config, prompt, champion, bench.settings)

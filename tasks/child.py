@@ -27,6 +27,9 @@ GENTLE = {"GOMP_SPINCOUNT": "3000"}
 """Torch's threads spin for microseconds when they wait for each other, then sleep: on cores that others use too, spinning on made
 training ten times slower; sleeping at once costs a quarter of the speed on idle ones."""
 
+APART = ("transformers", "huggingface_hub")
+"""Libraries whose logs do not reach the root logger."""
+
 
 def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Any:
     """Run `python -m module` on a request and return its result.
@@ -74,7 +77,10 @@ def serve_child(function: Callable[[Any], Any]) -> NoReturn:
             channel.write(json.dumps(message) + "\n")
             channel.flush()
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Forward(send)], force=True)
+    forward = _Forward(send)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[forward], force=True)
+    for name in APART:
+        logging.getLogger(name).addHandler(forward)
     logging.getLogger("tasks.progress").setLevel(logging.WARNING)  # the parent logs the bars that it is told of
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_die_with_parent, daemon=True).start()

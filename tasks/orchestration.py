@@ -7,6 +7,8 @@ import math
 import os
 import random
 import re
+import subprocess
+import sys
 import textwrap
 import threading
 import time
@@ -57,6 +59,10 @@ SERVER_WAIT_S = 15.0
 """A server that says nothing for so long is out of reach."""
 ALONE_S = 60.0
 """So long a process then keeps the limits for itself, before it tries the server again."""
+
+WATCH = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
+"""Its standard input ends when the process that holds the other end does."""
+_watchers: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
 def stage(name: str, run_name: str | None = None) -> Callable[[Callable[P, R]], Task[P, R]]:
@@ -149,6 +155,20 @@ def _show(artifacts: dict[str, Any], title: str, share: float) -> None:
         update_progress_artifact(artifacts[title], share)
     else:
         artifacts[title] = create_progress_artifact(share, key=artifact_key("progress", title), description=title)
+
+
+def end_server_with_process() -> None:
+    """Have Prefect's temporary server, where this process started one, end with it also when it is killed: a watcher sees to that.
+
+    Prefect stops its server only when the process ends by itself.
+    """
+    module = sys.modules.get("prefect.server.api.server")  # imported by whoever starts a server
+    for server in module.SubprocessASGIServer._instances.values() if module else ():
+        if server.server_process and server.server_process.pid not in _watchers:
+            command = [sys.executable, "-S", "-c", WATCH, str(server.server_process.pid)]
+            silent = subprocess.DEVNULL
+            watcher = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=silent, stderr=silent, start_new_session=True)
+            _watchers[server.server_process.pid] = watcher
 
 
 class OwnersAnswer(RunInput):

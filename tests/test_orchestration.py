@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -132,3 +134,24 @@ def test_an_endpoint_without_limits_or_a_process_without_a_server_asks_nobody(se
     assert limits_of_server("here", limited()) is None
     with temporary_settings({PREFECT_API_URL: server}):
         assert limits_of_server("here", limited(None)) is None
+
+
+def test_prefects_temporary_server_does_not_outlive_a_run_that_is_killed() -> None:
+    import psutil
+
+    code = (
+        "import subprocess, sys, time\n"
+        "from prefect.server.api.server import SubprocessASGIServer\n"
+        "from tasks.orchestration import end_server_with_process\n"
+        "server = SubprocessASGIServer()\n"
+        "server.server_process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "end_server_with_process()\n"
+        "print(server.server_process.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout
+        server = psutil.Process(int(run.stdout.readline()))
+        run.kill()
+    _, alive = psutil.wait_procs([server], timeout=30)
+    assert alive == []

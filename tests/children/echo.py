@@ -16,6 +16,9 @@ def work(request: dict[str, Any]) -> Any:
     if request.get("say"):
         sys.stdout.write("a library prints\n")
         logging.getLogger("some.library").warning("told %s", request["say"])
+        from transformers.utils import logging as transformers
+
+        transformers.get_logger("transformers.trainer").error("trained %s", request["say"])
     with progress("steps", 3) as bar:
         bar.advance(2, note="two")
     if request.get("refuse"):

@@ -1,7 +1,9 @@
 """The verdict reads in ten seconds, on any width, and data in it stays data."""
 
 import io
+import re
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
@@ -53,6 +55,15 @@ def test_the_verdicts_json_is_read_back_as_it_was():
     made = verdict()
     assert Verdict.model_validate_json(made.model_dump_json()) == made
     assert (made.dataset.train, made.dataset.test, made.reused) == (1500, 500, ["load"])
+
+
+def test_every_key_and_word_of_the_verdicts_json_stands_in_its_page(root: Path):
+    code = re.findall(r"`([^`\n]+)`", (root / "docs" / "verdict.md").read_text())
+    named = set(re.findall(r"\w+", " ".join(code)))
+    schema = Verdict.model_json_schema(mode="serialization")
+    parts = [schema, *schema["$defs"].values()]
+    written = {word for part in parts for word in [*part.get("properties", {}), *part.get("enum", [])]}
+    assert written - named == set()
 
 
 @pytest.mark.parametrize("reigning", [None, field()[0], contestant("old", Arm.PROMPT, answers(0.79))])
