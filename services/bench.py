@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.places import Limiter, LivePlaces
+from tasks.child import children_end
 from tasks.config import BakeoffConfig
 from tasks.records import ContenderRecord
 from tasks.settings import Settings, load_settings
@@ -49,7 +50,7 @@ class Bench:
 
 @contextmanager
 def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) -> Iterator[Bench]:
-    """A bench for the time of a `with`; embedded services that were started stop with it.
+    """A bench for the time of a `with`; embedded services that were started stop with it, and so do child processes.
 
     Args:
         roots: folders whose files the run may read, beside those that the operator named.
@@ -62,7 +63,7 @@ def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) 
 
     settings = load_settings(*roots)
     settings.check_home()
-    with LivePlaces(settings, limiter) as places:
+    with LivePlaces(settings, limiter) as places, children_end():
         yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
 
 

@@ -1,11 +1,13 @@
 """Where a base model lies: an installed package, the Hub, or a folder in an allowed root. Only safetensors weights are taken."""
 
 import importlib.util
+import json
 import logging
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.errors import BadConfig, IntegrityError, MissingPart
 from tasks.settings import Base, Settings
@@ -55,9 +57,19 @@ def _is_folder(base: str, settings: Settings) -> bool:
 def _resolved(base: str, revision: str, path: Path) -> ResolvedBase:
     if not (path / "config.json").is_file():
         raise BadConfig(f"base {base!r} has no config.json in {path}: give a Hugging Face model folder or id")
+    if _config(base, path).get("is_encoder_decoder"):
+        raise BadConfig(f"base {base!r} in {path} has an encoder and a decoder: choose a base that is one of them")
     if not list(path.glob("*.safetensors")):
         raise BadConfig(f"base {base!r} has no safetensors weights in {path}; other formats can run code and are not loaded")
     return ResolvedBase(base, revision, path, file_sha256(path / "config.json"))
+
+
+def _config(base: str, path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadConfig(f"base {base!r} has a config.json that is no JSON ({error}): give a model folder or a Hub id") from None
+    return found if isinstance(found, dict) else {}
 
 
 def _package_folder(base: str, packaged: Base) -> Path | None:

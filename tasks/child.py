@@ -4,7 +4,10 @@
     if __name__ == "__main__": serve_child(train)               in the module: `train(request) -> result`, both JSON
 
 The child talks in JSON lines on a pipe of its own (what libraries print goes to standard error): progress, logs, then one result or
-error. It ends when its parent does.
+error. It ends when its parent does. One that is `graceful` is first told to stop, and has `GRACE_S` to write down where it is.
+
+Several processes of a module can work as one (`processes`): each finds in its environment what `torchrun` would put there, the
+first one speaks for all, and when one dies all end. By hand: `torchrun --nproc-per-node 2 -m MODULE request.json`.
 """
 
 import importlib
@@ -12,11 +15,14 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks import errors
@@ -26,70 +32,193 @@ logger = logging.getLogger(__name__)
 GENTLE = {"GOMP_SPINCOUNT": "3000"}
 """Torch's threads spin for microseconds when they wait for each other, then sleep: on cores that others use too, spinning on made
 training ten times slower; sleeping at once costs a quarter of the speed on idle ones."""
+GRACE_S = 25.0
+"""So long a graceful child has once it is told to stop; whoever stops machines gives 30 s as a rule."""
+POLL_S = 0.1
+
+told_to_stop = threading.Event()
+"""In a graceful child: whether it was told to stop, or its parent is gone."""
+_running: "set[subprocess.Popen[bytes]]" = set()
+_ending = threading.Event()
 
 APART = ("transformers", "huggingface_hub")
 """Libraries whose logs do not reach the root logger."""
 
 
-def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Any:
+@contextmanager
+def children_end() -> Iterator[None]:
+    """For the time of a `with`: when it is left by an exception (a signal, Ctrl-C), children that still run are told to stop, and
+    are waited for while they write down where they are. Then no child starts any more, until another such `with` begins."""
+    _ending.clear()
+    try:
+        yield
+    except BaseException:
+        _ending.set()
+        _end(list(_running))
+        raise
+
+
+def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None, processes: int = 1) -> Any:
     """Run `python -m module` on a request and return its result.
 
     Args:
         module: has `serve_child(function)` under its `__main__` guard.
         request: anything JSON; it travels on standard input, so it shows in no process list.
         env: added to the environment.
+        processes: so many of them work as one; the result is the first one's.
 
     Raises:
         BakeoffError: of the type that the child raised, with its message.
+        Stopped: the run is being ended.
         ChildDied: the child ended without a result (killed, out of memory).
     """
+    if _ending.is_set():
+        raise errors.Stopped(f"{module} was not started, since the run is being ended; run again to go on where it was")
     reader, writer = os.pipe()
     command = [sys.executable, "-P", "-m", module, str(writer)]  # -P: no module of the working folder
     environment = {**GENTLE, **os.environ, **(env or {})}
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, pass_fds=[writer], env=environment)
+    team = [_start(command, environment | own, writer) for own in _memberships(processes, environment)]
     os.close(writer)
-    assert child.stdin
+    died: list[int] = []
+    threading.Thread(target=_watch, args=(team, died), daemon=True).start()
     try:
-        child.stdin.write(json.dumps(request).encode() + b"\n")
-        child.stdin.flush()  # left open: its end tells the child that the parent is gone
-        with os.fdopen(reader, encoding="utf-8") as lines:
-            outcome = _follow(map(json.loads, lines))
-        status = child.wait()
-    except BrokenPipeError:
-        status, outcome = child.wait(), None
-    finally:
-        if child.poll() is None:
-            child.terminate()
+        outcome = _ask(team, request, reader)
+        if outcome is None or "error" in outcome:
+            _wait(team, 2.0)
+            _kill(team)  # one of several may wait for one that is gone
+        for child in team:
             child.wait()
-        child.stdin.close()
+    finally:
+        _end(team)
+        _running.difference_update(team)
     if outcome is None:
+        status = died[0] if died else team[0].returncode
         raise errors.ChildDied(f"{module} {_ended(status)} before it had a result; run again to go on where it was")
     return _result(outcome)
 
 
-def serve_child(function: Callable[[Any], Any]) -> NoReturn:
-    """The child's side of `run_child`: read the request, tell progress and logs, send the result, exit."""
-    channel = os.fdopen(int(sys.argv[1]), "w", encoding="utf-8")
+def _start(command: Sequence[str], environment: Mapping[str, str], writer: int) -> "subprocess.Popen[bytes]":
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, pass_fds=[writer], env=environment)
+    _running.add(child)
+    return child
+
+
+def _memberships(processes: int, environment: Mapping[str, str]) -> list[dict[str, str]]:
+    """What each process finds in its environment, by torchrun's names; nothing where there is one."""
+    if processes == 1:
+        return [{}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    threads = environment.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // processes)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": threads}
+    shared |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+    return [{name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()} for rank in range(processes)]
+
+
+def _ask(team: "Sequence[subprocess.Popen[bytes]]", request: Mapping[str, Any], reader: int) -> dict[str, Any] | None:
+    """Hand over the request and hear what comes back until the end; None where nothing does."""
+    with os.fdopen(reader, encoding="utf-8") as lines:
+        try:
+            for child in team:
+                assert child.stdin
+                child.stdin.write(json.dumps(request).encode() + b"\n")
+                child.stdin.flush()  # left open: its end tells the child that the parent is gone
+        except BrokenPipeError:
+            return None
+        return _follow(map(json.loads, lines))
+
+
+def _watch(team: "Sequence[subprocess.Popen[bytes]]", died: list[int]) -> None:
+    """When one of several dies, the others would wait for it for ever: they are killed, and its status is noted."""
+    while any(child.poll() is None for child in team):
+        died += [child.returncode for child in team if child.returncode][: 1 - len(died)]
+        if died:
+            _kill(team)
+        time.sleep(POLL_S)
+
+
+def _end(team: "Sequence[subprocess.Popen[bytes]]") -> None:
+    """Tell children to stop, wait while they do, and kill those that do not."""
+    for child in team:
+        if child.poll() is None:
+            child.terminate()
+    _wait(team, GRACE_S + 5)
+    _kill(team)
+    for child in team:
+        child.wait()
+        if child.stdin and not child.stdin.closed:
+            child.stdin.close()
+
+
+def _wait(team: "Sequence[subprocess.Popen[bytes]]", seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(child.poll() is None for child in team) and time.monotonic() < deadline:
+        time.sleep(POLL_S / 10)
+
+
+def _kill(team: "Sequence[subprocess.Popen[bytes]]") -> None:
+    for child in team:
+        if child.poll() is None:
+            child.kill()
+
+
+def serve_child(function: Callable[[Any], Any], graceful: bool = False) -> NoReturn:
+    """The child's side of `run_child`: read the request, tell progress and logs, send the result, exit.
+
+    Args:
+        graceful: `function` looks at `told_to_stop`, and raises once it has written down where it is. Others end at once.
+    """
+    by_hand = not sys.argv[1].isdigit()
+    channel = sys.stdout.fileno() if by_hand else int(sys.argv[1])
     lock = threading.Lock()
+    speaks = os.environ.get("RANK", "0") == "0"
 
     def send(message: dict[str, Any]) -> None:
-        with lock:
-            channel.write(json.dumps(message) + "\n")
-            channel.flush()
+        if not speaks and "error" not in message:
+            return
+        try:
+            with lock:
+                _write(channel, json.dumps(message).encode() + b"\n")
+        except BrokenPipeError:  # the parent is gone
+            _stop_soon() if graceful else os._exit(3)
 
     forward = _Forward(send)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[forward], force=True)
     for name in APART:
         logging.getLogger(name).addHandler(forward)
     logging.getLogger("tasks.progress").setLevel(logging.WARNING)  # the parent logs the bars that it is told of
-    request = json.loads(sys.stdin.readline())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _heed_signals(graceful)
+    request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8") if by_hand else sys.stdin.readline())
+    if not by_hand:
+        threading.Thread(target=_end_with_parent, args=(graceful,), daemon=True).start()
     try:
         with listening(lambda bar: send({"bar": [bar.title, bar.total, bar.done, bar.note, bar.finished]})):
             send({"result": function(request)})
     except errors.BakeoffError as error:
         send({"error": [type(error).__name__, str(error)]})
     sys.exit(0)
+
+
+def _write(channel: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(channel, line) :]
+
+
+def _heed_signals(graceful: bool) -> None:
+    """Ctrl-C in a terminal reaches children too: it is their parent's to say what becomes of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if graceful:
+        signal.signal(signal.SIGTERM, lambda *_: _stop_soon())
+
+
+def _stop_soon() -> None:
+    """Tell this process to stop; it ends all the same when the grace is over."""
+    if not told_to_stop.is_set():
+        told_to_stop.set()
+        clock = threading.Timer(GRACE_S, os._exit, [3])
+        clock.daemon = True
+        clock.start()
 
 
 class _Forward(logging.Handler):
@@ -137,6 +266,6 @@ def _ended(status: int) -> str:
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-def _die_with_parent() -> None:
+def _end_with_parent(graceful: bool) -> None:
     sys.stdin.read()  # returns when the parent closes the pipe, by will or by death
-    os._exit(3)
+    _stop_soon() if graceful else os._exit(3)

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import subprocess
 from dataclasses import dataclass
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,18 @@ def pick_device() -> Device:
     device = _pick(torch, forced)
     logger.info("device %s, %s: %s", device.name, device.dtype, device.reason)
     return device
+
+
+def accelerators() -> int:
+    """How many CUDA devices there are for this process, found without importing torch."""
+    if os.environ.get("BAKEOFF_DEVICE", "cuda") != "cuda":
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([each for each in visible.split(",") if each.strip() not in ("", "-1")])
+    tool = shutil.which("nvidia-smi")
+    told = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False).stdout if tool else ""
+    return sum(line.startswith("GPU ") for line in told.splitlines())
 
 
 def _pick(torch, forced: str) -> Device:  # type: ignore[no-untyped-def]

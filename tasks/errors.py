@@ -10,7 +10,9 @@
     ├── EndpointError (RuntimeError)  a prompted LLM could not be asked at all
     ├── BudgetReached (RuntimeError)  the cap in dollars would have been passed
     ├── TrainingError (RuntimeError)  training stopped; the message says what was kept
+    │   └── MemoryRanOut              of one of several processes; the next try takes fewer rows at once
     ├── ChildDied (RuntimeError)      a child process ended without a result
+    ├── Stopped (RuntimeError)        the run was told to end; a rerun goes on where it was
     ├── IntegrityError (RuntimeError) bytes, hashes or a base model are not what a manifest says
     └── StoreError (RuntimeError)     the store refused, or could not be reached
         └── LostRace                  another publisher moved the champion pointer first
@@ -59,8 +61,16 @@ class TrainingError(BakeoffError, RuntimeError):
     """Training stopped; the message says what was kept."""
 
 
+class MemoryRanOut(TrainingError):
+    """Memory ran out in one of several processes that train together; the next try takes fewer rows at once."""
+
+
 class ChildDied(BakeoffError, RuntimeError):
     """A child process ended without a result."""
+
+
+class Stopped(BakeoffError, RuntimeError):
+    """The run was told to end; a rerun goes on where it was."""
 
 
 class IntegrityError(BakeoffError, RuntimeError):

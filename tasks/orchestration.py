@@ -114,7 +114,7 @@ def progress_on_page() -> Iterator[None]:
     One thread of its own does the talking: a call to Prefect from inside a stage's event loop would not be awaited, and work should
     not wait for the page.
     """
-    bars: SimpleQueue[tuple[str, float, bool]] = SimpleQueue()
+    bars: SimpleQueue[tuple[str, float, str]] = SimpleQueue()
     done = threading.Event()
     context = copy_context()
     talker = threading.Thread(target=lambda: context.run(_talk, bars, done), name="progress-on-page", daemon=True)
@@ -122,7 +122,7 @@ def progress_on_page() -> Iterator[None]:
 
     def hear(bar: Bar) -> None:
         share = 100.0 if bar.finished and not bar.total else 100 * bar.done / max(bar.total, 1e-9)
-        bars.put((bar.title, min(share, 100.0), bar.finished))
+        bars.put((bar.title, min(share, 100.0), f"{bar.title}: {bar.note}" if bar.note else bar.title))
 
     try:
         with listening(hear):
@@ -132,29 +132,29 @@ def progress_on_page() -> Iterator[None]:
         talker.join(timeout=30)
 
 
-def _talk(bars: "SimpleQueue[tuple[str, float, bool]]", done: threading.Event) -> None:
+def _talk(bars: "SimpleQueue[tuple[str, float, str]]", done: threading.Event) -> None:
     """Send the newest state of each bar every few seconds, and the last one at the end."""
     artifacts: dict[str, Any] = {}
     while not done.is_set() or not bars.empty():
         done.wait(UPDATE_EVERY_S)
-        newest: dict[str, float] = {}
+        newest: dict[str, tuple[float, str]] = {}
         try:
             while True:
-                title, share, _ = bars.get_nowait()
-                newest[title] = share
+                title, share, said = bars.get_nowait()
+                newest[title] = share, said
         except Empty:
             pass
-        for title, share in newest.items():
-            _show(artifacts, title, share)
+        for title, (share, said) in newest.items():
+            _show(artifacts, title, share, said)
 
 
-def _show(artifacts: dict[str, Any], title: str, share: float) -> None:
+def _show(artifacts: dict[str, Any], title: str, share: float, said: str) -> None:
     from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
     if title in artifacts:
-        update_progress_artifact(artifacts[title], share)
+        update_progress_artifact(artifacts[title], share, description=said)
     else:
-        artifacts[title] = create_progress_artifact(share, key=artifact_key("progress", title), description=title)
+        artifacts[title] = create_progress_artifact(share, key=artifact_key("progress", title), description=said)
 
 
 def end_server_with_process() -> None:

@@ -149,6 +149,8 @@ class TrainingFacts(Model):
     parameters_trained: int
     epochs: list[dict[str, float]]
     """By epoch: `epoch`, `loss`, `dev_accuracy`, `seconds`."""
+    losses: list[dict[str, float]] = []
+    """By a few steps: `epoch` (with its fraction), `loss` (mean over those steps)."""
     best_epoch: int
     seconds: float
     rows_per_second: float

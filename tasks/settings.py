@@ -109,6 +109,16 @@ class Base(Place):
     """The SHA-256 of its `model.safetensors`, checked before use."""
 
 
+class Training(Place):
+    """How this machine trains."""
+
+    processes: int = Field(0, ge=0, le=64)
+    """Processes that train one contender together, an accelerator each; 0 takes as many as there are CUDA devices."""
+    report_to: list[Literal["tensorboard", "mlflow", "wandb"]] = []
+    """Trackers that are told of every step. They write below `home`, and send nothing, unless their own variables say otherwise
+    (`MLFLOW_TRACKING_URI`, `WANDB_MODE`, `TENSORBOARD_LOGGING_DIR`)."""
+
+
 PREFECT_DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
@@ -165,6 +175,8 @@ class Settings(Place):
     """Buckets by name."""
     bases: dict[str, Base] = {}
     """Base models that lie on this machine, by their Hub id."""
+    training: Training = Training()
+    """Processes and trackers of fine-tuning."""
     usd_per_hour: dict[str, float] = {"cpu": 0.10, "mps": 0.20, "cuda": 1.00}
     """What an hour of this machine costs, by device; for the cost of tuned contenders."""
 

@@ -1,4 +1,4 @@
-"""A tiny real base model, data set and tokens, made on the spot: a random DistilBERT or BERT, and sentences whose words tell."""
+"""A tiny real base model, data set and tokens, made on the spot: a random one of many kinds, and sentences whose words tell."""
 
 import random
 from pathlib import Path
@@ -50,24 +50,37 @@ def make_dataset(folder: Path) -> DatasetRecord:
 
 
 def make_base(folder: Path, kind: str = "distilbert", seed: int = 0, **sizes: Any) -> ResolvedBase:
-    """A random model (dim 32, 2 layers) with a word-level tokenizer trained on the spot."""
-    import torch
-    from transformers import BertConfig, BertModel, DistilBertConfig, DistilBertModel, GPT2Config, GPT2Model
+    """A random model (dim 32, 2 layers) with a word-level tokenizer trained on the spot.
 
-    tokenizer = make_tokenizer(folder, padded=kind != "gpt2")
+    Args:
+        kind: a key of `KINDS`; those of decoders have no pad token.
+    """
+    import torch
+    import transformers
+
+    name, given = KINDS[kind]
+    tokenizer = make_tokenizer(folder, padded=kind not in DECODERS)
     torch.manual_seed(seed)
     common = {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "pad_token_id": tokenizer.pad_token_id}
     common["initializer_range"] = 0.2  # so that a frozen random encoder tells its inputs apart
-    if kind == "bert":
-        given = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64} | sizes
-        model = BertModel(BertConfig(**common, **given))
-    elif kind == "gpt2":
-        model = GPT2Model(GPT2Config(n_embd=32, n_layer=2, n_head=4, bos_token_id=3, eos_token_id=3, **common))
-    else:
-        given = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64} | sizes
-        model = DistilBertModel(DistilBertConfig(**common, **given))
-    model.save_pretrained(folder)
+    config = getattr(transformers, f"{name}Config")(**common | given | sizes)
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
     return ResolvedBase(f"folder-{seed}", digest(sizes | {"seed": seed}), folder, file_sha256(folder / "config.json"))
+
+
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_ENDS = {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "distilbert": ("DistilBert", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}),
+    "bert": ("Bert", _SIZES),
+    "roberta": ("Roberta", _SIZES | {"max_position_embeddings": 514, "type_vocab_size": 1, "bos_token_id": 2, "eos_token_id": 3}),
+    "modernbert": ("ModernBert", _SIZES | _ENDS),
+    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "bos_token_id": 3, "eos_token_id": 3}),
+    "llama": ("Llama", _SIZES | {"num_key_value_heads": 2, "bos_token_id": 2, "eos_token_id": 3}),
+    "t5": ("T5", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "eos_token_id": 3}),
+}
+"""Architectures by a short name: what transformers calls them, and small sizes."""
+DECODERS = {"gpt2", "llama"}
 
 
 def make_tokenizer(folder: Path, padded: bool = True) -> Any:

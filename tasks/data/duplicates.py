@@ -8,10 +8,12 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from tasks.progress import progress
+from tasks.progress import Bar, progress
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,9 @@ def near_matches(
 ) -> Iterator[tuple[int, int]]:
     """Pairs of a train row and a held-out row that are similar in every column: Jaccard over word trigrams at least `threshold`.
 
-    Sketches find the candidates and the texts decide, so that short sentences never match by accident. Only sketches of the
-    held-out rows are kept in memory; train streams by. Texts without spaces between words are compared whole.
+    Sketches find the candidates and the texts decide, so that short sentences never match by accident. Rows share a band of their
+    sketches with what they resemble: the bands lie in files, and one at a time is in memory. Texts without spaces between words are
+    compared whole.
 
     Args:
         held, train: how many rows there are of each.
@@ -61,24 +64,82 @@ def near_matches(
     Yields:
         Positions (train, held-out), in train's order.
     """
-    from datasketch import MinHashLSH
+    from tempfile import TemporaryDirectory
+
+    import numpy as np
 
     bands, rows = _bands(threshold)
-    index = MinHashLSH(num_perm=HASHES, params=(bands, rows))
-    sketch = _sketcher()
-    with progress("look for near-duplicates", held + train) as bar:
-        for batch in _ranges(held):
-            for position, texts in zip(batch, held_texts(batch), strict=True):
-                index.insert(position, sketch(texts), check_duplication=False)
+    with TemporaryDirectory() as name, progress("look for near-duplicates", held + train) as bar:
+        sketch = _sketcher(bands, rows)
+        _write_bands(Path(name) / "held", held, bands, held_texts, sketch, bar)
+        _write_bands(Path(name) / "train", train, bands, train_texts, sketch, bar)
+        pairs = _candidates(Path(name), held, train, bands)
+        starts = np.searchsorted(pairs >> np.uint64(32), np.arange(0, train, ROWS_AT_ONCE, dtype=np.uint64))
+        for first, last in zip(starts, [*starts[1:], len(pairs)], strict=True):
+            found = _by_row(pairs[first:last])
+            texts = train_texts([row for row, _ in found]) if found else iter(())
+            together = [(row, text, candidates) for (row, candidates), text in zip(found, texts, strict=True)]
+            yield from _verified(together, threshold, held_texts)
+
+
+def _write_bands(
+    path: Path,
+    count: int,
+    bands: int,
+    texts: Callable[[Sequence[int]], Iterator[Texts]],
+    sketch: Callable[[Iterator[Texts]], Any],
+    bar: Bar,
+) -> None:
+    """The bands of so many rows' sketches, band after band, as 8 bytes a row."""
+    path.mkdir()
+    files = [(path / str(band)).open("wb") for band in range(bands)]
+    with ExitStack() as stack:
+        for file in files:
+            stack.enter_context(file)
+        for batch in _ranges(count):
+            made = sketch(texts(batch))
+            for band, file in enumerate(files):
+                file.write(made[:, band].tobytes())
             bar.advance(len(batch))
-        for batch in _ranges(train):
-            found = []
-            for position, texts in zip(batch, train_texts(batch), strict=True):
-                candidates = sorted(index.query(sketch(texts)))
-                if candidates:
-                    found.append((position, texts, candidates[:CANDIDATES]))
-            yield from _verified(found, threshold, held_texts)
-            bar.advance(len(batch))
+
+
+def _candidates(folder: Path, held: int, train: int, bands: int) -> Any:
+    """Rows that share a band: train's position times 2**32 plus the held-out one, uint64, ascending; a few for each train row."""
+    import numpy as np
+
+    pairs = np.empty(0, dtype=np.uint64)
+    for band in range(bands) if held and train else ():
+        theirs = np.fromfile(folder / "held" / str(band), dtype=np.uint64)
+        order = np.argsort(theirs, kind="stable").astype(np.uint32)
+        theirs = theirs[order]
+        own = np.fromfile(folder / "train" / str(band), dtype=np.uint64)
+        first = np.searchsorted(theirs, own, side="left")
+        counts = np.minimum(np.searchsorted(theirs, own, side="right") - first, CANDIDATES)
+        rows = np.flatnonzero(counts)
+        counts, first = counts[rows], first[rows]
+        ends = np.cumsum(counts)
+        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+        found = (np.repeat(rows, counts).astype(np.uint64) << np.uint64(32)) | order[np.repeat(first, counts) + within]
+        pairs = _at_most(np.union1d(pairs, found), CANDIDATES)
+    return pairs
+
+
+def _at_most(pairs: Any, most: int) -> Any:
+    """The first few pairs of each train row."""
+    import numpy as np
+
+    rows = pairs >> np.uint64(32)
+    beyond = np.zeros(len(pairs), dtype=bool)
+    beyond[most:] = rows[most:] == rows[:-most]
+    return pairs[~beyond]
+
+
+def _by_row(pairs: Any) -> list[tuple[int, list[int]]]:
+    """Each train row with its candidates."""
+    found: dict[int, list[int]] = {}
+    for pair in pairs.tolist():
+        found.setdefault(pair >> 32, []).append(pair & 0xFFFFFFFF)
+    return list(found.items())
 
 
 def _verified(
@@ -112,8 +173,9 @@ def _bands(threshold: float) -> tuple[int, int]:
     return HASHES, 1
 
 
-def _sketcher() -> Callable[[Texts], Any]:
-    """Makes a row's MinHash sketch. Trigrams are hashed from their words' hashes, by numpy; the same on every machine."""
+def _sketcher(bands: int, rows: int) -> Callable[[Iterator[Texts]], Any]:
+    """Makes rows' MinHash sketches, and of each sketch's bands a number: uint64 [rows, bands]. Trigrams are hashed from their
+    words' hashes, by numpy; the same on every machine."""
     import numpy
     from datasketch import MinHash
 
@@ -129,9 +191,17 @@ def _sketcher() -> Callable[[Texts], Any]:
     def sketch(texts: Texts) -> Any:
         made = MinHash(num_perm=HASHES, hashfunc=int, permutations=first.permutations, scheme=first.scheme)
         made.update_batch(numpy.concatenate([hashes(column, text) for column, text in enumerate(texts)]))
+        return made.hashvalues
+
+    def banded(many: Iterator[Texts]) -> Any:
+        sketches = numpy.stack([sketch(texts) for texts in many]).astype(numpy.uint64)[:, : bands * rows].reshape(-1, bands, rows)
+        made = numpy.zeros(sketches.shape[:2], dtype=numpy.uint64)
+        for place in range(rows):
+            made = (made + sketches[:, :, place] + numpy.uint64(1)) * mix[0]
+            made ^= made >> numpy.uint64(29)
         return made
 
-    return sketch
+    return banded
 
 
 class _WordHashes(dict[str, int]):

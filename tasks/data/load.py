@@ -3,22 +3,20 @@
 import hashlib
 import logging
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 from tasks.config import Dataset, OnBadRows
 from tasks.data.duplicates import Texts, normalise
 from tasks.data.examples import write_examples
 from tasks.data.reading import SourceSplit, read_source
+from tasks.data.rows import Rows
 from tasks.data.separate import Separated, check_overlap, drop_duplicates, leave_equal, leave_near
 from tasks.data.sources import Source, find_source
 from tasks.data.split import Plan, assign, cap, plan_splits
 from tasks.data.validate import (
     Problems,
-    Row,
     Scan,
     check_columns,
     check_roles,
@@ -42,6 +40,7 @@ LOAD = Stage(
         "tasks.data.text_files",
         "tasks.data.reading",
         "tasks.data.duplicates",
+        "tasks.data.rows",
         "tasks.data.validate",
         "tasks.data.split",
         "tasks.data.separate",
@@ -129,15 +128,15 @@ def _separate(
     return made
 
 
-def _normalised(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[Row]) -> Iterator[Texts]:
+def _normalised(used: Mapping[str, SourceSplit], columns: list[str], rows: Rows) -> Iterator[Texts]:
     for inputs in _inputs(used, columns, rows):
         yield tuple(map(normalise, inputs.values()))
 
 
-def _inputs(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[Row]) -> Iterator[dict[str, str]]:
+def _inputs(used: Mapping[str, SourceSplit], columns: list[str], rows: Rows) -> Iterator[dict[str, str]]:
     """The inputs of rows, which stand in the order of their source's splits and places."""
-    for name, group in groupby(rows, key=lambda row: row.source):
-        for row in used[name].at([row.place for row in group], columns):
+    for some in rows.chunks():
+        for row in used[some[0].source].at(some.place.tolist(), columns):
             yield inputs_of(row, columns)
 
 
@@ -157,7 +156,7 @@ def _write(folder: Path, used: Mapping[str, SourceSplit], made: Separated, label
     )
 
 
-def _examples(used: Mapping[str, SourceSplit], columns: list[str], rows: Sequence[Row]) -> Iterator[Example]:
+def _examples(used: Mapping[str, SourceSplit], columns: list[str], rows: Rows) -> Iterator[Example]:
     for row, inputs in zip(rows, _inputs(used, columns, rows), strict=True):
         yield Example(example=digest(inputs)[:32], row=row.place + 1, inputs=inputs, label=row.label)
 
@@ -168,6 +167,6 @@ def _hashed(content: "hashlib._Hash", split: Split, examples: Iterator[Example])
         yield example
 
 
-def _count_labels(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, int]:
-    counts = Counter(row.label for row in rows)
+def _count_labels(rows: Rows, labels: Sequence[str]) -> dict[str, int]:
+    counts = rows.count_labels()
     return {label: counts[label] for label in labels}

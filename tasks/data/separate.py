@@ -1,15 +1,17 @@
 """Keeps rows that say the same apart: once in a split, and never in train when dev or test has them."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from tasks.data.duplicates import Texts, near_matches
+from tasks.data.rows import Row, Rows, joined
 from tasks.data.split import Plan
-from tasks.data.validate import SHOWN, Problems, Row, plural, row_numbers
+from tasks.data.validate import SHOWN, Problems, plural, row_numbers
 from tasks.records import SPLITS, Finding, Split
 
-Roles = dict[Split, list[Row]]
+Roles = dict[Split, Rows]
 SAME = "case, punctuation, markup and white space aside"
 
 
@@ -25,67 +27,77 @@ class Separated:
     """Rows of given dev and test splits."""
 
 
-def drop_duplicates(roles: Mapping[Split, Sequence[Row]], drop: bool = True) -> Separated:
+def drop_duplicates(roles: Mapping[Split, Rows], drop: bool = True) -> Separated:
     """Each text once a split; without `drop` repeats are only counted, and stay as the source has them.
 
     Copies with the same label: the first stays. Copies with different labels: in train all of them go, since none can be trusted to
     teach; in dev and test the first stays, so that the source's figures stay comparable.
     """
-    made = Separated({role: [] for role in roles})
+    made = Separated({})
     for role in SPLITS:
-        groups: dict[bytes, list[Row]] = defaultdict(list)
-        for row in roles[role]:
-            groups[row.key].append(row)
-        again = [row for group in groups.values() if not _conflict(group) for row in group[1:]]
-        conflicts = [row for group in groups.values() if _conflict(group) for row in group]
-        left = {*again, *(conflicts if role == "train" else [row for group in groups.values() for row in group[1:]])}
-        made.roles[role] = [row for row in roles[role] if row not in left] if drop else list(roles[role])
-        if again:
+        rows = roles[role]
+        repeats, conflicts = _copies(rows)
+        left = repeats | conflicts if role == "train" else repeats
+        made.roles[role] = rows[~left] if drop else rows
+        again = rows[repeats & ~conflicts]
+        if len(again):
             did = "dropped" if drop else "kept"
             made.findings.append(_finding("duplicate", again, f"{role}: {did} {plural(len(again), 'row')} repeating another"))
-        if conflicts:
+        if conflicts.any():
             kept = "all were dropped" if role == "train" else "the first of each text was kept"
             kept = kept if drop else "all were kept"
-            text = f"{role}: {plural(len(conflicts), 'row')} have the same text and different labels; {kept}"
-            made.findings.append(_finding("conflict", conflicts, text))
+            text = f"{role}: {plural(int(conflicts.sum()), 'row')} have the same text and different labels; {kept}"
+            made.findings.append(_finding("conflict", rows[conflicts], text))
     return made
+
+
+def _copies(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Masks: rows that repeat an earlier one, and rows of texts that bear different labels."""
+    repeats, conflicts = np.zeros(len(rows), dtype=bool), np.zeros(len(rows), dtype=bool)
+    if not len(rows):
+        return repeats, conflicts
+    order = np.argsort(rows.key, kind="stable")
+    keys, labels = rows.key[order], rows.label[order]
+    again = np.concatenate([[False], keys[1:] == keys[:-1]])
+    starts = np.flatnonzero(~again)
+    sizes = np.diff(np.append(starts, len(rows)))
+    differ = np.logical_or.reduceat(labels != np.repeat(labels[starts], sizes), starts)
+    repeats[order] = again
+    conflicts[order] = np.repeat(differ, sizes)
+    return repeats, conflicts
 
 
 def leave_equal(made: Separated, plan: Plan) -> None:
     """Dev rows that test has leave dev; train rows that dev or test have leave train."""
     roles = made.roles
-    test = {row.key for row in roles["test"]}
-    _leave(made, "dev", [row for row in roles["dev"] if row.key in test], "overlap", "that equal test rows")
+    _leave(made, "dev", roles["dev"].equal(roles["test"]), "overlap", "that equal test rows")
     made.given = sum(len(roles[role]) for role in ("dev", "test") if plan.is_given(role))
-    held = {row.key: (role, row) for role in ("dev", "test") for row in roles[role]}
-    leaving = [row for row in roles["train"] if row.key in held]
-    for row in leaving:
-        role, other = held[row.key]
-        if plan.is_given(role):  # type: ignore[arg-type]
-            made.found_again.setdefault(other, row)
+    leaving = np.zeros(len(roles["train"]), dtype=bool)
+    for role in ("dev", "test"):
+        there = roles["train"].equal(roles[role])
+        leaving |= there
+        if plan.is_given(role):
+            others = {row.key: row for row in roles[role][roles[role].equal(roles["train"])]}
+            for row in roles["train"][there]:
+                made.found_again.setdefault(others[row.key], row)
     _leave(made, "train", leaving, "overlap", "that equal dev or test rows")
 
 
-def leave_near(made: Separated, plan: Plan, threshold: float, texts: Callable[[Sequence[Row]], Iterator[Texts]]) -> None:
+def leave_near(made: Separated, plan: Plan, threshold: float, texts: Callable[[Rows], Iterator[Texts]]) -> None:
     """Train rows that nearly equal a dev or test row leave train."""
     train = made.roles["train"]
-    held = [(role, row) for role in ("dev", "test") for row in made.roles[role]]
-    held.sort(key=lambda pair: (pair[1].source, pair[1].place))
-    leaving: dict[Row, Row] = {}
-    pairs = near_matches(
-        len(held),
-        len(train),
-        threshold,
-        lambda positions: texts([held[position][1] for position in positions]),
-        lambda positions: texts([train[position] for position in positions]),
-    )
+    held = joined([made.roles["dev"], made.roles["test"]])
+    given = np.repeat([plan.is_given("dev"), plan.is_given("test")], [len(made.roles["dev"]), len(made.roles["test"])])
+    order = held.order()
+    held, given = held[order], given[order]
+    leaving = np.zeros(len(train), dtype=bool)
+    pairs = near_matches(len(held), len(train), threshold, lambda at: texts(held[at]), lambda at: texts(train[at]))
     for teaching, position in pairs:
-        role, row = held[position]
-        leaving.setdefault(train[teaching], row)
-        if plan.is_given(role):  # type: ignore[arg-type]
-            made.found_again.setdefault(row, train[teaching])
+        leaving[teaching] = True
+        if given[position]:
+            made.found_again.setdefault(held[position], train[teaching])
     text = f"that nearly equal dev or test rows (similarity at least {threshold:g})"
-    _leave(made, "train", list(leaving), "near_overlap", text)
+    _leave(made, "train", leaving, "near_overlap", text)
 
 
 def check_overlap(made: Separated, max_overlap: float, problems: Problems) -> None:
@@ -102,17 +114,13 @@ def check_overlap(made: Separated, max_overlap: float, problems: Problems) -> No
     )
 
 
-def _leave(made: Separated, role: Split, leaving: Sequence[Row], kind: str, which: str) -> None:
-    if leaving:
-        gone = set(leaving)
-        made.roles[role] = [row for row in made.roles[role] if row not in gone]
-        made.findings.append(_finding(kind, leaving, f"{role}: {plural(len(leaving), 'row')} {which} left {role}"))
+def _leave(made: Separated, role: Split, leaving: np.ndarray, kind: str, which: str) -> None:
+    if leaving.any():
+        gone = made.roles[role][leaving]
+        made.roles[role] = made.roles[role][~leaving]
+        made.findings.append(_finding(kind, gone, f"{role}: {plural(len(gone), 'row')} {which} left {role}"))
 
 
-def _finding(kind: str, rows: Sequence[Row], text: str) -> Finding:
+def _finding(kind: str, rows: Rows, text: str) -> Finding:
     same = f" ({SAME})" if kind in {"duplicate", "conflict", "overlap"} else ""
-    return Finding(kind=kind, count=len(rows), message=f"{text}{same}: {row_numbers(sorted(rows))}")
-
-
-def _conflict(group: Sequence[Row]) -> bool:
-    return any(row.label != group[0].label for row in group)
+    return Finding(kind=kind, count=len(rows), message=f"{text}{same}: {row_numbers(rows[rows.order()])}")

@@ -5,12 +5,13 @@ grows, and rows that say the same always stay together. Caps keep rows by a seco
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from tasks.config import Splits
-from tasks.data.validate import Row
+from tasks.data.rows import KEY, Rows
 from tasks.errors import BadData
 from tasks.records import SPLITS, Split
 
@@ -70,31 +71,32 @@ def plan_splits(names: Sequence[str], splits: Splits) -> Plan:
     return Plan({role: shares[role] for role in SPLITS})
 
 
-def assign(plan: Plan, rows: Mapping[str, Sequence[Row]]) -> dict[Split, list[Row]]:
+def assign(plan: Plan, rows: Mapping[str, Rows]) -> dict[Split, Rows]:
     """Each role's rows, in the source's order."""
-    return {
-        role: [row for row in rows[share.source] if share.low <= place_of(row.key) < share.high]
-        for role, share in plan.shares.items()
-    }
+    made = {}
+    for role, share in plan.shares.items():
+        source = rows[share.source]
+        places = places_of(source.key)
+        made[role] = source[(share.low <= places) & (places < share.high)]
+    return made
 
 
-def place_of(key: bytes) -> float:
-    """A hash's place in [0, 1), to 53 bits so that it is never 1."""
-    return (int.from_bytes(key[:8]) >> 11) / 2**53
+def places_of(keys: np.ndarray) -> np.ndarray:
+    """The places of hashes in [0, 1), to 53 bits so that none is 1."""
+    return (keys.view(">u8")[::2] >> np.uint64(11)) / 2.0**53
 
 
-def cap(rows: Sequence[Row], limit: int | None) -> list[Row]:
+def cap(rows: Rows, limit: int | None) -> Rows:
     """At most `limit` rows, each label keeping its share of them, in the source's order."""
     if limit is None or len(rows) <= limit:
-        return list(rows)
-    quotas = _quotas(Counter(row.label for row in rows), limit)
-    taken: Counter[str] = Counter()
-    kept = []
-    for row in sorted(rows, key=lambda row: hashlib.sha256(b"cap" + row.key).digest()):
-        if taken[row.label] < quotas[row.label]:
-            taken[row.label] += 1
-            kept.append(row)
-    return sorted(kept, key=lambda row: row.place)
+        return rows
+    quotas = _quotas(rows.count_labels(), limit)
+    keys = rows.key.tobytes()
+    hashes = (hashlib.sha256(b"cap" + keys[at : at + KEY.itemsize]).digest() for at in range(0, len(keys), KEY.itemsize))
+    order = np.argsort(np.fromiter(hashes, dtype="S32", count=len(rows)), kind="stable")
+    labels = rows.label[order]
+    kept = [order[labels == rows.labels.index(label)][:quota] for label, quota in quotas.items()]
+    return rows[np.sort(np.concatenate(kept))]
 
 
 def _sources(names: Sequence[str], splits: Splits) -> dict[Split, str]:

@@ -7,11 +7,13 @@ splits does no harm, and names that differ are an error.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 from tasks.config import Dataset, Gate, Splits
 from tasks.data.duplicates import content_key
 from tasks.data.reading import Part, SourceSplit, batches
+from tasks.data.rows import Gathered, Rows
 from tasks.data.text_files import lines_of_rows
 from tasks.errors import BadData
 from tasks.progress import Bar
@@ -19,18 +21,6 @@ from tasks.records import Split
 
 SHOWN = 5
 """Row numbers, values or names that one message shows."""
-
-
-class Row(NamedTuple):
-    """A good row. Its text stays where it is."""
-
-    source: str
-    """The source's split."""
-    place: int
-    """Its place there, from 0."""
-    key: bytes
-    """Hash of its normalised inputs."""
-    label: str
 
 
 @dataclass
@@ -77,12 +67,17 @@ class Scan:
     """What one pass over a split found."""
 
     split: SourceSplit
-    rows: list[Row] = field(default_factory=list)
+    gathered: Gathered
     bad: BadRows = field(default_factory=BadRows)
     raw_labels: dict[str, str] = field(default_factory=dict)
     """The label's name by the value that stands in the source."""
     others: dict[str, set[str]] = field(default_factory=dict)
     """For each column of `where`, some values of rows that were left out."""
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The good rows, once all are read."""
+        return self.gathered.rows()
 
 
 def plural(count: int, noun: str) -> str:
@@ -90,7 +85,7 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def row_numbers(rows: Sequence[Row]) -> str:
+def row_numbers(rows: Rows) -> str:
     """The first few row numbers, for people."""
     return _row_numbers([(row.place, "") for row in rows[:SHOWN]], len(rows))
 
@@ -112,7 +107,7 @@ def check_columns(splits: Sequence[SourceSplit], dataset: Dataset, problems: Pro
 
 def scan_split(split: SourceSplit, dataset: Dataset, bar: Bar) -> Scan:
     """Read every row of a split once: good rows are keyed, bad ones counted."""
-    scan = Scan(split)
+    scan = Scan(split, Gathered(split.name))
     columns = list(dict.fromkeys([*dataset.inputs, dataset.label, *dataset.where]))
     for part in split.parts:
         names = {column: _class_names(part, column) for column in columns}
@@ -152,7 +147,7 @@ def label_order(scans: Sequence[Scan], label: str) -> list[str]:
     return list(dict.fromkeys(raw[value] for value in values))
 
 
-def check_roles(roles: Mapping[Split, Sequence[Row]], labels: Sequence[str], problems: Problems) -> None:
+def check_roles(roles: Mapping[Split, Rows], labels: Sequence[str], problems: Problems) -> None:
     """Too few rows, one class only, labels that train lacks, and a label column that is none."""
     rows = sum(map(len, roles.values()))
     if len(labels) > 20 and len(labels) * 2 > rows:
@@ -163,9 +158,9 @@ def check_roles(roles: Mapping[Split, Sequence[Row]], labels: Sequence[str], pro
             f"a bake-off needs more than {plural(rows, 'row')}: a verdict takes {Gate().minimum_rows} test rows"
             f" (gate.minimum_rows), so about {_rows_wanted()} rows in all by default; fewer labelled rows serve for grading"
         )
-    taught = {row.label for row in roles["train"]}
+    taught = set(roles["train"].count_labels())
     for role, inside in roles.items():
-        found = {row.label for row in inside}
+        found = set(inside.count_labels())
         if len(inside) < 2:
             problems.add(f"{role} has {plural(len(inside), 'row')}, and needs at least 2: give more rows, or change dataset.splits")
         elif len(found) == 1 and role != "dev":
@@ -202,7 +197,7 @@ def _take(scan: Scan, place: int, row: Mapping[str, Any], dataset: Dataset, name
         scan.bad.add(fault, place, value)
     if not faults:
         label = scan.raw_labels.setdefault(raw, dataset.labels.get(raw, raw).strip())
-        scan.rows.append(Row(scan.split.name, place, content_key(inputs.values()), label))
+        scan.gathered.add(place, content_key(inputs.values()), label)
 
 
 def _input_faults(inputs: Mapping[str, str], max_characters: int) -> Iterator[tuple[str, str]]:

@@ -2,17 +2,22 @@
 
 A checkpoint is written aside; a last file, `complete.json`, holds the SHA-256 of the others; then the folder is renamed.
 What a kill or a full disk left half-written is therefore never taken for a checkpoint.
+
+    checkpoint-12   whole                    writing-16    not yet, or whole and not yet renamed
+    replaced-12     an older one of step 12  set-aside/    what was found not to be whole
 """
 
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import TrainingError
 from tasks.workspace import file_sha256, write_durably
 
 logger = logging.getLogger(__name__)
@@ -34,33 +39,73 @@ def folder_of(root: Path, step: int) -> Path:
     return root / f"checkpoint-{step}"
 
 
+def aside_of(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step is written before it is whole."""
+    return root / f"writing-{step}"
+
+
 def save(root: Path, step: int, facts: dict[str, Any], write: Callable[[Path], None]) -> None:
-    """Have `write` fill a folder, and make it the checkpoint of this step."""
-    aside = root / f"writing-{step}"
+    """Have `write` fill a folder, and make it the checkpoint of this step.
+
+    Raises:
+        TrainingError: there is no room for it; what was there before is intact.
+    """
+    aside = aside_of(root, step)
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write(aside)
-    files = sorted(path for path in aside.rglob("*") if path.is_file())
-    for path in files:
-        _sync(path)
-    hashes = {path.relative_to(aside).as_posix(): file_sha256(path) for path in files}
-    write_durably(aside / COMPLETE, json.dumps({"step": step, "facts": facts, "files": hashes}, indent=2))
-    shutil.rmtree(folder_of(root, step), ignore_errors=True)
-    aside.rename(folder_of(root, step))
+    with room_for(f"the checkpoint of step {step}", aside, root):
+        aside.mkdir(parents=True)
+        write(aside)
+        files = sorted(path for path in aside.rglob("*") if path.is_file())
+        for path in files:
+            _sync(path)
+        hashes = {path.relative_to(aside).as_posix(): file_sha256(path) for path in files}
+        write_durably(aside / COMPLETE, json.dumps({"step": step, "facts": facts, "files": hashes}, indent=2))
+    _put_in_place(aside, folder_of(root, step))
     _sync(root)
+
+
+@contextmanager
+def room_for(what: str, folder: Path, root: Path) -> Iterator[None]:
+    """Where a folder cannot be written: what was written of it is removed, to make room, and the error says where and how much.
+
+    Raises:
+        TrainingError: naming the path, the bytes, and the checkpoint in `root` that is kept.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError) as error:
+        if not _is_the_disks(error):
+            raise
+        written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        reason = str(error).splitlines()[0]
+    else:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    free = shutil.disk_usage(folder.parent).free
+    kept = newest(root)
+    good = f"the checkpoint of step {kept.step} is kept in {kept.folder}" if kept else "no checkpoint had been written yet"
+    raise TrainingError(
+        f"{what} cannot be written to {folder}: {reason}; {written:,} bytes of it were written, {free:,} bytes are free there now; "
+        f"{good}. Make room and run again to go on"
+    )
 
 
 def newest(root: Path) -> Checkpoint | None:
     """The newest whole checkpoint whose best weights are whole too. All that is not whole is set aside, and said."""
+    for left in sorted(root.glob("replaced-*")):
+        shutil.rmtree(left)
     for left in sorted(root.glob("writing-*")):
-        _set_aside(left, "it was being written when the run ended")
+        if (left / COMPLETE).exists() and (whole := _read(left)):
+            _put_in_place(left, folder_of(root, whole.step))
+        elif left.exists():
+            _set_aside(left, "it was being written when the run ended")
     found = []
     for folder in root.glob("checkpoint-*"):
         checkpoint = _read(folder)
         if checkpoint:
             found.append(checkpoint)
-    whole = {checkpoint.step for checkpoint in found}
-    usable = [checkpoint for checkpoint in found if checkpoint.facts.get("best_step") in whole | {None}]
+    steps = {checkpoint.step for checkpoint in found}
+    usable = [checkpoint for checkpoint in found if checkpoint.facts.get("best_step") in steps | {None}]
     return max(usable, key=lambda checkpoint: checkpoint.step, default=None)
 
 
@@ -69,6 +114,21 @@ def prune(root: Path, keep: set[int]) -> None:
     for folder in root.glob("checkpoint-*"):
         if folder not in {folder_of(root, step) for step in keep}:
             shutil.rmtree(folder)
+
+
+def _put_in_place(aside: Path, folder: Path) -> None:
+    """A checkpoint of the same step makes way; at no moment is neither there under a name that `newest` knows."""
+    replaced = folder.with_name(folder.name.replace("checkpoint", "replaced"))
+    if folder.exists():
+        folder.rename(replaced)
+    aside.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _is_the_disks(error: Exception) -> bool:
+    """What the system says, or those who write for us: safetensors has a type of its own, torch's archive writer has none."""
+    said = str(error)
+    return (isinstance(error, OSError) and error.errno is not None) or "PytorchStreamWriter" in said or "os error" in said
 
 
 def _read(folder: Path) -> Checkpoint | None:

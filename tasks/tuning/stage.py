@@ -2,18 +2,20 @@
 
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Tuned
-from tasks.orchestration import show_table, stage
+from tasks.orchestration import show_svg, show_table, stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
-from tasks.settings import Settings
+from tasks.settings import Settings, Training
 from tasks.tuning.calibration import calibration_words
 from tasks.tuning.check import check_recipe
-from tasks.tuning.tune import tune
+from tasks.tuning.trackers import refuse_missing_trackers
+from tasks.tuning.tune import PICTURE, tune
 from tasks.workspace import Workspace
 
 
 @stage("base", "base {tuned.base}")
 def find_base(tuned: Tuned, settings: Settings, workspace: Workspace) -> ResolvedBase:
     """Where the base model lies on this machine, downloaded where it must be; a recipe that does not fit it is refused."""
+    refuse_missing_trackers(settings.training)
     base = resolve_base(tuned.base, tuned.revision, settings)
     check_recipe(tuned, base, workspace)
     return base
@@ -21,14 +23,21 @@ def find_base(tuned: Tuned, settings: Settings, workspace: Workspace) -> Resolve
 
 @stage("train", "train {tuned.name}")
 def train(
-    tuned: Tuned, dataset: DatasetRecord, tokens: TokensRecord, base: ResolvedBase, workspace: Workspace, samples: list[str]
+    tuned: Tuned,
+    dataset: DatasetRecord,
+    tokens: TokensRecord,
+    base: ResolvedBase,
+    workspace: Workspace,
+    samples: list[str],
+    training: Training,
 ) -> ContenderRecord:
     """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page."""
-    contender = tune(tuned, dataset, tokens, base, workspace, samples)
+    contender = tune(tuned, dataset, tokens, base, workspace, samples, training)
     facts = contender.training
     if facts:
         said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"
         said += f"; epoch {facts.best_epoch} is the best on dev"
         show_table(f"training {tuned.name}", facts.epochs, "; ".join([said, *calibration_words(facts)]))
+        show_svg(f"curves {tuned.name}", contender.folder / PICTURE, f"How {tuned.name} learned")
     show_table(f"samples {tuned.name}", contender.samples, "Predictions before and after training")
     return contender

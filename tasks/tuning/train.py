@@ -4,6 +4,7 @@ A process of its own, since training takes signals, threads and memory, and may 
 """
 
 import gc
+import json
 import logging
 import os
 import resource
@@ -18,11 +19,14 @@ from tasks.bases import ResolvedBase
 from tasks.child import serve_child
 from tasks.config import Tuned
 from tasks.device import Device, pick_device
-from tasks.errors import TrainingError
+from tasks.errors import MemoryRanOut, TrainingError
 from tasks.progress import progress
 from tasks.records import Finding, TrainingFacts
+from tasks.workspace import write_durably
 
 logger = logging.getLogger(__name__)
+MEMORY = "memory.json"
+"""Beside the checkpoints: how many rows at once fit the memory, so that a resumed training takes as many."""
 
 
 class Job(BaseModel):
@@ -42,6 +46,10 @@ class Job(BaseModel):
     """Where checkpoints grow, and are found again after a kill."""
     save_every_s: float = 60.0
     """A checkpoint at least this often within an epoch."""
+    report_to: list[str] = []
+    """Trackers, as transformers names them."""
+    rows_at_once: int | None = None
+    """On each device, to begin with: a divisor of its part of `batch_size`. None takes the whole part."""
 
 
 class Outcome(BaseModel):
@@ -65,18 +73,19 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     import numpy
 
     from tasks.data.tokenize import load_tokenizer
+    from tasks.tuning import together
     from tasks.tuning.calibration import calibrate
-    from tasks.tuning.methods import store
     from tasks.tuning.quiet import quiet_libraries
 
     quiet_libraries()
     device = pick_device()
+    together.take_device(device.name)
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
     trainer, before, findings = _within_memory(job, device, tokenizer)
     logits = trainer.use_best()
-    store(trainer.model, job.tuned, job.base, job.folder)
-    _store_tokenizer(job)
+    if together.is_first():
+        _store(job, trainer)
     after = _labels_of(job, trainer.model, tokenizer)
     samples = [{"text": text, "before": was, "after": now} for text, was, now in zip(job.samples, before, after, strict=True)]
     facts = _facts(job, device, trainer, [*mended, *findings, *_stopped(job, trainer)], time.perf_counter() - started)
@@ -86,11 +95,17 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _within_memory(job: Job, device: Device, tokenizer: Any) -> tuple[Any, list[str], list[Finding]]:
-    """Train; where memory runs out, again with fewer rows at once and as many more parts to a step."""
+    """Train; where memory runs out, again with fewer rows at once and as many more parts to a step.
+
+    Raises:
+        MemoryRanOut: of one process among several: all must begin again.
+        TrainingError: not even one row fits.
+    """
+    from tasks.tuning import together
     from tasks.tuning.batches import out_of_memory
 
-    batch = micro = job.tuned.batch_size
-    findings: list[Finding] = []
+    part = job.tuned.batch_size // together.size()
+    micro, findings = _known_memory(job, job.rows_at_once or part)
     while True:
         try:
             return *_attempt(job, device, tokenizer, micro), findings
@@ -103,11 +118,25 @@ def _within_memory(job: Job, device: Device, tokenizer: Any) -> tuple[Any, list[
                 f"training {job.tuned.name!r}: not even one row at once fits the memory of {device.name}; "
                 f"lower max_tokens ({job.tuned.max_tokens}), or choose a smaller base than {job.base.id}"
             )
-        fewer = max(rows for rows in range(1, micro // 2 + 1) if batch % rows == 0)
-        message = f"memory ran out with {micro} rows at once: now {fewer} at once, {batch // fewer} parts to a step of {batch} rows"
+        fewer = max(rows for rows in range(1, micro // 2 + 1) if part % rows == 0)
+        message = f"memory ran out with {micro} rows at once: now {fewer} at once, {part // fewer} parts to a step of {part} rows"
         logger.warning("train %s: %s", job.tuned.name, message)
         findings.append(Finding(kind="out_of_memory", count=micro, message=message))
         micro = fewer
+        known = {"rows_at_once": micro, "findings": [finding.model_dump() for finding in findings]}
+        job.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_durably(job.checkpoints / MEMORY, json.dumps(known))
+        if together.size() > 1:
+            raise MemoryRanOut(f"training {job.tuned.name!r}: {message}")
+
+
+def _known_memory(job: Job, rows: int) -> tuple[int, list[Finding]]:
+    """How many rows at once an earlier run came down to, and what it found; else `rows` and nothing."""
+    path = job.checkpoints / MEMORY
+    if not path.exists():
+        return rows, []
+    known = json.loads(path.read_text(encoding="utf-8"))
+    return min(known["rows_at_once"], rows), [Finding.model_validate(finding) for finding in known["findings"]]
 
 
 def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tuple[Any, list[str]]:
@@ -124,7 +153,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     model = choose_weights(model, tuned, job.base).to(device.name)
     before = _labels_of(job, model, tokenizer)
     train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
-    given = arguments(tuned, device, micro_batch, len(train), job.checkpoints)
+    given = arguments(tuned, device, micro_batch, len(train), job.checkpoints, job.report_to)
     trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     with progress(f"train {tuned.name}", steps) as bar:
@@ -133,13 +162,18 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     return trainer, before
 
 
-def _store_tokenizer(job: Job) -> None:
-    """As it was loaded, not as it was last used, and without the base's chat template: nothing here chats."""
+def _store(job: Job, trainer: Any) -> None:
+    """What the method trained; and the tokenizer as it was loaded, not as it was last used, and without the base's chat template:
+    nothing here chats."""
     from tasks.data.tokenize import load_tokenizer
+    from tasks.tuning.checkpoints import room_for
+    from tasks.tuning.methods import store
 
-    tokenizer = load_tokenizer(job.base.path).tokenizer
-    tokenizer.chat_template = None
-    tokenizer.save_pretrained(job.folder / "tokenizer")
+    with room_for(f"contender {job.tuned.name!r}", job.folder, job.checkpoints):
+        store(trainer.model, job.tuned, job.base, job.folder)
+        tokenizer = load_tokenizer(job.base.path).tokenizer
+        tokenizer.chat_template = None
+        tokenizer.save_pretrained(job.folder / "tokenizer")
 
 
 def _labels_of(job: Job, model: Any, tokenizer: Any) -> list[str]:
@@ -167,7 +201,7 @@ def _stopped(job: Job, trainer: Any) -> list[Finding]:
 def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
     parameters = dict(trainer.model.named_parameters()).values()
     epochs = epoch_facts(trainer.state.log_history)
-    rows = len(trainer.train_dataset) * len(epochs)
+    rows = len(trainer.lengths) * len(epochs)
     best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["epoch"]))
     return TrainingFacts(
         base=job.base.id,
@@ -178,6 +212,7 @@ def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seco
         parameters=sum(weight.numel() for weight in parameters),
         parameters_trained=sum(weight.numel() for weight in parameters if weight.requires_grad),
         epochs=epochs,
+        losses=loss_facts(trainer.state.log_history, trainer.state.logging_steps, trainer.state.max_steps // job.tuned.epochs),
         best_epoch=int(best["epoch"]),
         seconds=round(seconds + trainer.seconds_before, 3),
         rows_per_second=round(rows / max(sum(epoch["seconds"] for epoch in epochs), 1e-9), 2),
@@ -209,6 +244,21 @@ def epoch_facts(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return epochs
 
 
+def loss_facts(history: list[dict[str, float]], every: int, steps_an_epoch: int) -> list[dict[str, float]]:
+    """The mean loss of every so many steps, and of what is left at an epoch's end; what was logged between is joined, so that it
+    does not matter when checkpoints were made."""
+    found: list[dict[str, float]] = []
+    total, first, last = 0.0, 0.0, 0.0
+    for entry in history:
+        if "loss" in entry:
+            total += entry["loss"] * (entry["step"] - last)
+            last = entry["step"]
+            if last % every == 0 or last % steps_an_epoch == 0:
+                found.append({"epoch": round(last / steps_an_epoch, 4), "loss": round(total / (last - first), 4)})
+                total, first = 0.0, last
+    return found
+
+
 def _peak_memory(device: Device) -> int:
     """Bytes: the GPU's where there is one, else the process's."""
     import torch
@@ -227,4 +277,4 @@ def _free_memory() -> None:
 
 
 if __name__ == "__main__":
-    serve_child(train)
+    serve_child(train, graceful=True)

@@ -4,6 +4,7 @@ Only the child process that trains imports this module: it loads torch and trans
 """
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,11 +17,12 @@ from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
+from tasks.child import told_to_stop
 from tasks.config import Tuned
 from tasks.device import Device
-from tasks.errors import TrainingError
+from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, progress
-from tasks.tuning import checkpoints
+from tasks.tuning import checkpoints, together
 from tasks.tuning.batches import LikeLengths, collate, logits_of
 from tasks.tuning.methods import set_weights, trained_weights
 from tasks.tuning.objectives import label_weights, supervised
@@ -30,13 +32,15 @@ STATE = "trainer_state.json"
 DEV_LOGITS = "dev.safetensors"
 
 
-def arguments(tuned: Tuned, device: Device, micro_batch: int, rows: int, folder: Path) -> TrainingArguments:
-    """The Trainer's arguments: the config's recipe, `micro_batch` rows at once on the device, no network, no reports."""
+def arguments(
+    tuned: Tuned, device: Device, micro_batch: int, rows: int, folder: Path, report_to: list[str] | None = None
+) -> TrainingArguments:
+    """The Trainer's arguments: the config's recipe, `micro_batch` rows at once on each device, and reports to trackers alone."""
     steps = math.ceil(rows / tuned.batch_size)
     given = TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=tuned.batch_size // micro_batch,
+        gradient_accumulation_steps=tuned.batch_size // (micro_batch * together.size()),
         learning_rate=tuned.learning_rate,
         num_train_epochs=tuned.epochs,
         weight_decay=tuned.weight_decay,
@@ -55,7 +59,8 @@ def arguments(tuned: Tuned, device: Device, micro_batch: int, rows: int, folder:
         remove_unused_columns=False,
         dataloader_pin_memory=device.name == "cuda",
         use_cpu=device.name == "cpu",
-        report_to=[],
+        report_to=report_to or [],
+        run_name=tuned.name,
         disable_tqdm=True,
         push_to_hub=False,
     )
@@ -79,7 +84,7 @@ class LabelTrainer(Trainer):
         super().__init__(
             model=model,
             args=given,
-            train_dataset=train,
+            train_dataset=together.Filled(train) if together.size() > 1 else train,
             eval_dataset=dev,
             data_collator=collate(pad_id),
             compute_loss_func=partial(
@@ -96,6 +101,8 @@ class LabelTrainer(Trainer):
         self.evaluated_s = 0.0
         self.seconds_before = 0.0
         self.dev_logits: torch.Tensor | None = None  # of the newest evaluation
+        self.lengths = train["length"][:]
+        self.owes_evaluation = False
 
     def trained_s(self) -> float:
         """Seconds spent on training steps, those before a resume included."""
@@ -103,9 +110,11 @@ class LabelTrainer(Trainer):
 
     def resume(self) -> None:
         """Train, from the newest whole checkpoint where there is one."""
-        found = checkpoints.newest(self.folder)
+        found = together.of_first(lambda: checkpoints.newest(self.folder))
         self.seconds_before = found.facts["seconds"] if found else 0.0
         self.began = time.perf_counter()
+        if found and found.facts.get("owes_evaluation"):
+            self._evaluate_late(found)
         if found:
             state = TrainerState.load_from_json(str(found.folder / STATE))
             if out_of_patience(state.log_history, self.tuned.early_stopping):
@@ -119,21 +128,29 @@ class LabelTrainer(Trainer):
         set_weights(self.model, load_file(best / WEIGHTS), str(best / WEIGHTS))
         return load_file(best / DEV_LOGITS)["logits"]
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths:
-        return LikeLengths(self.train_dataset["length"][:], self.tuned.batch_size, self.tuned.seed)
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths | together.Evened:
+        order = LikeLengths(self.lengths, self.tuned.batch_size, self.tuned.seed)
+        return together.Evened(order, self.args.per_device_train_batch_size) if together.size() > 1 else order
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
         return torch.autocast(self.on.name, torch.bfloat16, enabled=self.on.dtype == "bfloat16")
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Accuracy and loss on dev, in large batches of like length."""
+        """Accuracy and loss on dev, in large batches of like length.
+
+        Raises:
+            ChildDied: it was told to stop; there is a checkpoint that owes this evaluation.
+        """
         seconds, started = self.trained_s(), time.perf_counter()
         dev = self.eval_dataset
-        with progress(f"dev {self.tuned.name}", len(dev)) as bar:
-            logits = logits_of(
-                self.model, lambda rows: dev[rows]["input_ids"], dev["length"][:], self.pad_id, self.on.dtype, bar.advance
-            )
-        self.dev_logits, labels = logits, torch.tensor(dev["label"][:])
+        logits = self._logits_on(dev)
+        if together.agree(logits is None)[0]:
+            if not self.owes_evaluation:
+                self.owes_evaluation = True
+                self._save_checkpoint(self.model, None)
+            raise stopped(self.state.global_step, self.tuned, self.folder)
+        self.dev_logits = logits = together.gathered(logits, len(dev))
+        labels = torch.tensor(dev["label"][:])
         loss = torch.nn.functional.cross_entropy(logits, labels).item()
         if not math.isfinite(loss):
             raise diverged("dev loss", loss, self.state.global_step, self.tuned, self.folder)
@@ -143,19 +160,68 @@ class LabelTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def _evaluate_late(self, found: checkpoints.Checkpoint) -> None:
+        """The evaluation that a checkpoint at an epoch's end still owes; all else in it stays as it is."""
+
+        def write(folder: Path) -> None:
+            shutil.copytree(found.folder, folder, ignore=shutil.ignore_patterns(checkpoints.COMPLETE), dirs_exist_ok=True)
+            self.state.save_to_json(str(folder / STATE))
+            save_file({"logits": self.dev_logits}, folder / DEV_LOGITS)
+
+        self.owes_evaluation = True
+        self._load_from_checkpoint(str(found.folder))
+        self.state = TrainerState.load_from_json(str(found.folder / STATE))
+        self._determine_best_metric(self.evaluate(), None)
+        self.owes_evaluation = False
+        step, best = found.step, self.state.best_global_step
+        if together.is_first():
+            facts = {"best_step": best, "seconds": self.trained_s(), "owes_evaluation": False}
+            checkpoints.save(self.folder, step, facts, write)
+            checkpoints.prune(self.folder, {step, best or step})
+        together.wait()
+
+    def _logits_on(self, dev: Dataset) -> Any:
+        """Of this process's share of dev: float32 [share, labels]; None when it is told to stop."""
+        share, lengths = together.share(len(dev)), dev["length"][:]
+
+        def told(rows: int) -> None:
+            bar.advance(rows)
+            if told_to_stop.is_set():
+                raise _Told
+
+        def fetch(rows: list[int]) -> Any:
+            return dev[[share[row] for row in rows]]["input_ids"]
+
+        with progress(f"dev {self.tuned.name}", len(share)) as bar:
+            try:
+                return logits_of(self.model, fetch, [lengths[row] for row in share], self.pad_id, self.on.dtype, told)
+            except _Told:
+                return None
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """By the first process; each adds the state of its own random numbers."""
+
         def write(folder: Path) -> None:
             save_file(trained_weights(self.model), folder / WEIGHTS)
             self._save_optimizer_and_scheduler(str(folder))
             self._save_scaler(str(folder))
-            self._save_rng_state(str(folder))
             self.state.save_to_json(str(folder / STATE))
             if self.dev_logits is not None:
                 save_file({"logits": self.dev_logits}, folder / DEV_LOGITS)
+            together.wait()
+            self._save_rng_state(str(folder))
+            together.wait()
 
         step, best = self.state.global_step, self.state.best_global_step
-        checkpoints.save(self.folder, step, {"best_step": best, "seconds": self.trained_s()}, write)
-        checkpoints.prune(self.folder, {step, best or step})
+        facts = {"best_step": best, "seconds": self.trained_s(), "owes_evaluation": self.owes_evaluation}
+        if together.is_first():
+            checkpoints.save(self.folder, step, facts, write)
+            checkpoints.prune(self.folder, {step, best or step})
+        else:
+            together.wait()
+            self._save_rng_state(str(checkpoints.aside_of(self.folder, step)))
+            together.wait()
+        together.wait()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         where = Path(resume_from_checkpoint) / WEIGHTS
@@ -167,28 +233,35 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     def __init__(self, trainer: LabelTrainer, bar: Bar, save_every_s: float) -> None:
         self.trainer, self.bar, self.save_every_s = trainer, bar, save_every_s
-        self.saved = time.monotonic()
+        self.saved = self.began = time.monotonic()
+        self.stop = False
         self.first_step, self.first_s = 0, 0.0
+        self.accuracy = ""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.first_step, self.first_s = state.global_step, self.trainer.trained_s()
+        self.first_step, self.first_s, self.began = state.global_step, self.trainer.trained_s(), time.monotonic()
         self.bar.move(state.global_step, "resumed" if state.global_step else "")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % max(1, state.max_steps // 200) == 0:
             self.bar.move(state.global_step)
-        if time.monotonic() - self.saved >= self.save_every_s:
+        due, self.stop = together.agree(time.monotonic() - self.saved >= self.save_every_s, told_to_stop.is_set())
+        ends_epoch = state.global_step % (state.max_steps // round(args.num_train_epochs)) == 0  # saved once it is evaluated
+        if (due or self.stop) and not ends_epoch:
             control.should_log = control.should_save = True  # logged first, so that nothing diverged is saved
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         control.should_log = True
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
+        self.accuracy = f", dev accuracy {metrics['eval_accuracy']:.3f}" if metrics else ""
         if out_of_patience(state.log_history, self.trainer.tuned.early_stopping):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.saved = time.monotonic()
+        if self.stop:
+            raise stopped(state.global_step, self.trainer.tuned, self.trainer.folder)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         for name in ("loss", "grad_norm"):
@@ -196,9 +269,11 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
             if not math.isfinite(value):
                 raise diverged(name, value, state.global_step, self.trainer.tuned, self.trainer.folder)
         if logs and "loss" in logs:
-            rows = (state.global_step - self.first_step) * self.trainer.tuned.batch_size
-            rate = rows / max(self.trainer.trained_s() - self.first_s, 1e-9)
-            self.bar.move(state.global_step, f"loss {logs['loss']:.3f}, {rate:.1f} rows/s")
+            steps = state.global_step - self.first_step
+            rate = steps * self.trainer.tuned.batch_size / max(self.trainer.trained_s() - self.first_s, 1e-9)
+            left = (time.monotonic() - self.began) / max(steps, 1) * (state.max_steps - state.global_step)  # evaluations included
+            note = f"loss {logs['loss']:.3f}{self.accuracy}, {rate:.1f} rows/s, {_duration(left)} left"
+            self.bar.move(state.global_step, note)
 
 
 def out_of_patience(history: Sequence[Mapping[str, float]], patience: int) -> bool:
@@ -215,3 +290,21 @@ def diverged(name: str, value: float, step: int, tuned: Tuned, folder: Path) -> 
         f"training {tuned.name!r} stopped at step {step}: {name} is {value}; {good}. "
         f"Lower learning_rate ({tuned.learning_rate}) or alpha ({tuned.alpha}), and run again"
     )
+
+
+def stopped(step: int, tuned: Tuned, folder: Path) -> ChildDied:
+    """The error of a training that was told to stop and has written down where it is."""
+    where = checkpoints.folder_of(folder, step)
+    return ChildDied(f"training {tuned.name!r} was told to stop at step {step}; its checkpoint is in {where}: run again to go on")
+
+
+def _duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h 5 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class _Told(Exception):
+    """Ends an evaluation early."""

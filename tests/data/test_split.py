@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from tasks.config import Splits
 from tasks.data.examples import read_examples
-from tasks.data.split import place_of, plan_splits
+from tasks.data.rows import KEY
+from tasks.data.split import places_of, plan_splits
 from tasks.errors import BadData
 from tasks.records import SPLITS, DatasetRecord, Finding, Split
 from tests.data.made_rows import Rows, make_rows
@@ -89,8 +91,9 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are() -> None:
 
 
 def test_a_hash_lies_in_the_unit_interval() -> None:
-    assert place_of(b"\0" * 16) == 0.0
-    assert place_of(b"\xff" * 16) < 1.0
+    lowest, highest = places_of(np.array([b"\0" * 16, b"\xff" * 16], dtype=KEY))
+    assert lowest == 0.0
+    assert highest < 1.0
 
 
 def test_rows_keep_their_split_when_the_data_grow_and_change_order(save, load_it: Load) -> None:

@@ -1,24 +1,22 @@
 import json
+import re
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.child import run_child
-from tasks.config import ClassWeights, Tuned, load_config
+from tasks.config import Tuned, load_config
 from tasks.data.load import load
 from tasks.data.tokenize import tokenize
-from tasks.errors import BadConfig, ChildDied, TrainingError
+from tasks.errors import BadConfig, TrainingError
 from tasks.manifest import read_manifest
+from tasks.progress import listening
 from tasks.records import Arm, DatasetRecord, TokensRecord
 from tasks.settings import load_settings
-from tasks.tuning.trainer import out_of_patience
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace, file_sha256
 from tests.tiny_model import LABELS, make_base, make_tokens
@@ -42,13 +40,15 @@ def test_a_trained_contender_has_learned_and_says_what_it_took(
     dataset: DatasetRecord, tokens: TokensRecord, base: ResolvedBase, home: Path
 ) -> None:
     workspace = Workspace(home)
-    made = tune(RECIPE, dataset, tokens, base, workspace, ["a superb and moving film", "a dull and tedious plot"])
+    notes: list[str] = []
+    with listening(lambda bar: notes.append(bar.note)):
+        made = tune(RECIPE, dataset, tokens, base, workspace, ["a superb and moving film", "a dull and tedious plot"])
     facts = made.training
     assert facts
     assert (made.arm, made.kind, made.occupies) == (Arm.TUNED, "tuned", "device")
     assert [epoch["epoch"] for epoch in facts.epochs] == [1, 2, 3, 4, 5, 6]
     best = max(epoch["dev_accuracy"] for epoch in facts.epochs)
-    assert best > 0.85
+    assert best > 0.8
     assert facts.best_epoch == next(epoch["epoch"] for epoch in facts.epochs if epoch["dev_accuracy"] == best)  # ties: the earlier
     assert facts.epochs[-1]["loss"] < facts.epochs[0]["loss"]
     assert 0 < facts.parameters_trained < facts.parameters
@@ -61,62 +61,13 @@ def test_a_trained_contender_has_learned_and_says_what_it_took(
     assert manifest.spec["temperature"] == facts.calibration.temperature
     assert facts.calibration.rows == dataset.rows["dev"]
     assert json.loads((made.folder / "curves.json").read_text()) == facts.epochs
+    assert (made.folder / "curves.svg").read_text().startswith("<?xml")
+    assert facts.losses[-1]["epoch"] == 6
+    assert any(re.fullmatch(r"loss \d\.\d+, dev accuracy \d\.\d+, \d+\.\d rows/s, \d+ s left", note) for note in notes)
     assert not list((home / "inprogress").rglob("checkpoint-*"))
     again = tune(RECIPE, dataset, tokens, base, workspace, ["a superb and moving film", "a dull and tedious plot"])
     assert again.reused
     assert again.training == facts
-
-
-@pytest.mark.slow
-def test_a_killed_training_goes_on_and_ends_in_the_same_weights(tokens: TokensRecord, base: ResolvedBase, home: Path) -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 12})
-    asked = job(recipe, tokens, base, home / "broken", save_every_s=0)
-    ended: list[BaseException] = []
-
-    def first_run() -> None:
-        try:
-            run_child("tasks.tuning.train", asked)
-        except ChildDied as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=first_run)
-    thread.start()
-    _kill_child_once(lambda: _steps(home / "broken") >= 29)  # within the third epoch of 12 steps each
-    thread.join()
-    assert "SIGKILL" in str(ended[0])
-    assert 29 <= _steps(home / "broken") < 144
-    resumed = run_child("tasks.tuning.train", asked | {"save_every_s": 60})
-    whole = run_child("tasks.tuning.train", job(recipe, tokens, base, home / "whole"))
-    curves = [[(epoch["loss"], epoch["dev_accuracy"]) for epoch in run["training"]["epochs"]] for run in (resumed, whole)]
-    assert curves[0] == curves[1]
-    assert adapter(home / "broken") == adapter(home / "whole")
-
-
-@pytest.mark.slow
-def test_early_stopping_ends_when_dev_gets_no_better_and_a_kill_after_that_does_not_train_on(
-    tokens: TokensRecord, base: ResolvedBase, home: Path
-) -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 40, "early_stopping": 2, "class_weights": ClassWeights.BALANCED})
-    asked = job(recipe, tokens, base, home)
-    first = run_child("tasks.tuning.train", asked)["training"]
-    accuracies = [epoch["dev_accuracy"] for epoch in first["epochs"]]
-    assert len(accuracies) == first["best_epoch"] + 2 < 40
-    assert first["findings"][-1]["kind"] == "early_stopping"
-    weights = adapter(home)
-    again = run_child("tasks.tuning.train", asked)["training"]  # its checkpoints are there: as after a kill at the very end
-    assert [epoch["dev_accuracy"] for epoch in again["epochs"]] == accuracies
-    assert adapter(home) == weights
-
-
-def test_patience_counts_evaluations_since_the_best_and_ties_are_no_gain() -> None:
-    def history(*accuracies: float) -> list[dict[str, float]]:
-        return [{"loss": 1.0}, *({"eval_accuracy": accuracy} for accuracy in accuracies)]
-
-    assert not out_of_patience(history(0.5, 0.6, 0.6), 2)
-    assert out_of_patience(history(0.5, 0.6, 0.6, 0.5), 2)
-    assert not out_of_patience(history(0.6, 0.5, 0.7), 2)
-    assert not out_of_patience(history(0.9, 0.1, 0.1), 0)
-    assert not out_of_patience([], 1)
 
 
 def test_targets_that_do_not_exist_are_refused_before_training(
@@ -194,19 +145,3 @@ def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
     assert facts["batch_size"] < 64
     assert facts["findings"][0]["kind"] == "out_of_memory"
     assert f"now {facts['batch_size']} at once" in facts["findings"][-1]["message"]
-
-
-def _steps(home: Path) -> int:
-    found = (home / "checkpoints").glob("checkpoint-*")
-    return max((int(folder.name.split("-")[1]) for folder in found), default=0)
-
-
-def _kill_child_once(ready: Any) -> None:
-    """SIGKILL the training child of this process as soon as `ready()`."""
-    deadline = time.monotonic() + 120
-    while not ready():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    for child in psutil.Process().children():
-        if "tasks.tuning.train" in child.cmdline():
-            child.kill()
