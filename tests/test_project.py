@@ -49,6 +49,12 @@ def test_every_file_that_the_docs_name_is_there(root: Path) -> None:
         assert [path for path in paths if not (root / path).exists()] == [], page.name
 
 
+def test_every_test_that_the_docs_name_is_there(root: Path) -> None:
+    for page in pages(root):
+        for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
+            assert f"def {name}(" in (root / path).read_text(), f"{page.name} names {path}::{name}"
+
+
 def test_every_dependency_has_its_line(root: Path) -> None:
     import tomllib
 
