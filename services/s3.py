@@ -113,7 +113,8 @@ def _prepare(folder: Path, state: State) -> None:
         shutil.rmtree(elections)
     keys = [{"accessKey": state["access_key"], "secretKey": state["secret_key"]}]
     identity = {"name": "local", "credentials": keys, "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-    _write(folder / "config" / "s3.json", json.dumps({"identities": [identity]}))
+    kms = {"default_provider": "local", "providers": {"local": {"type": "local", "enableOnDemandCreate": True}}}
+    _write(folder / "config" / "s3.json", json.dumps({"identities": [identity], "kms": kms}))
     parts = ("jwt.signing", "jwt.signing.read", "jwt.filer_signing", "jwt.filer_signing.read")
     _write(folder / "config" / "security.toml", "".join(f'[{part}]\nkey = "{secrets.token_hex(16)}"\n' for part in parts))
 

@@ -10,10 +10,10 @@ import os
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -96,6 +96,22 @@ class Store(Place):
     """The AWS profile; empty takes boto3's chain."""
     create: bool = False
     """Make the bucket where it is missing."""
+    encryption: str = Field("", pattern="^(AES256|aws:kms|aws:kms:dsse)?$")
+    """Ask the store to encrypt what it is sent: by its own key (`AES256`) or by one of KMS; empty leaves it to the bucket."""
+    kms_key: str = ""
+    """For KMS: the key's id or ARN; empty takes the account's own."""
+    single_writer: bool = False
+    """Nobody else ever publishes to this store at the same time. Only then is one taken that ignores conditional writes."""
+    deadline_s: float = Field(120.0, gt=0)
+    """For one operation, all attempts and waits together; a transfer gets a second more for every 128 KiB that moved."""
+
+    @model_validator(mode="after")
+    def _keys_are_of_use(self) -> Self:
+        if self.service and self.encryption.startswith("aws:kms"):  # its keys end with it
+            raise ValueError("encryption aws:kms needs a store with a key service, which the embedded one has not")
+        if self.kms_key and not self.encryption.startswith("aws:kms"):
+            raise ValueError("kms_key is set, but encryption is not aws:kms: set both, or none")
+        return self
 
 
 class Base(Place):

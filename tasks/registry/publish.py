@@ -8,6 +8,7 @@ A run that was killed goes on: files that the store has are not sent again, and 
 import getpass
 import logging
 import os
+import shlex
 import shutil
 import socket
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import BakeoffConfig
-from tasks.errors import IntegrityError
+from tasks.errors import IntegrityError, LostRace, StoreError
 from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
 from tasks.progress import progress
 from tasks.records import ContenderRecord, DatasetRecord, PredictionsRecord, PublicationRecord, Verdict
@@ -27,7 +28,7 @@ from tasks.registry.champion import ChampionVersion, expect_champion, incarnatio
 from tasks.registry.store import Counter, StoreClient, open_store
 from tasks.registry.verify import RoundTrip, example_request, round_trip
 from tasks.settings import Places
-from tasks.workspace import Building, Stage, Workspace, file_sha256, link
+from tasks.workspace import Building, Stage, Workspace, file_sha256, link, write_durably
 
 if TYPE_CHECKING:
     from tasks.prompting.budget import Cap
@@ -69,7 +70,7 @@ def publish(publication: Publication, places: Places, workspace: Workspace, cap:
     Raises:
         LostRace: another publisher was quicker; nothing has to be trained or uploaded again.
         IntegrityError: what came back is not what was judged; the champion is unchanged.
-        StoreError: the store refused; everything is kept, and a rerun goes on.
+        StoreError: the store refused; everything is kept, and the command that goes on is named.
     """
     config, previous = publication.config, publication.previous
     key = {
@@ -82,9 +83,25 @@ def publish(publication: Publication, places: Places, workspace: Workspace, cap:
     def build(building: Building) -> PublicationRecord:
         return _publish(publication, places, building, cap)
 
-    return workspace.produce(
-        PUBLISH, [publication.winner.fingerprint], key, PublicationRecord, build, f"publish {publication.winner.name}"
-    )
+    made_from, label = [publication.winner.fingerprint], f"publish {publication.winner.name}"
+    try:
+        return workspace.produce(PUBLISH, made_from, key, PublicationRecord, build, label)
+    except LostRace:
+        raise
+    except StoreError as error:
+        kept = f"{publication.winner.name} is kept in {publication.winner.folder}"
+        raise StoreError(f"{error}; {kept}, and this goes on from there: {resuming(publication, places, workspace)}") from None
+
+
+def resuming(publication: Publication, places: Places, workspace: Workspace) -> str:
+    """The command that goes on with the run, from any folder; its config is written beside the run's verdict."""
+    file = workspace.root / "runs" / publication.verdict.run_id / "config.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(file, publication.config.model_dump_json(indent=2))
+    settings = places.settings
+    variables = {"BAKEOFF_HOME": str(settings.home), "BAKEOFF_ROOTS": os.pathsep.join(map(str, settings.roots))}
+    named = [f"{name}={shlex.quote(value)}" for name, value in variables.items() if value]
+    return " ".join([*named, "bakeoff", "run", shlex.quote(str(file))])
 
 
 def assemble(publication: Publication, places: Places, folder: Path) -> ContenderManifest:
@@ -128,6 +145,16 @@ def upload_contender(client: StoreClient, folder: Path, again: bool = False) -> 
     return sha256, sent
 
 
+def sweep(client: StoreClient) -> None:
+    """Have the store forget uploads in parts whose uploader died long ago."""
+    try:
+        for key, upload in client.orphans("contenders"):
+            client.abort(key, upload)
+            logger.info("an upload of %s that was never finished is aborted", key)
+    except StoreError as error:  # a right that publishing itself does not need
+        logger.warning("uploads that were never finished were not looked for: %s", error)
+
+
 def _publish(publication: Publication, places: Places, building: Building, cap: "Cap | None") -> PublicationRecord:
     client = open_store(places, publication.config.store)
     client.check()
@@ -136,6 +163,7 @@ def _publish(publication: Publication, places: Places, building: Building, cap: 
     draft = _draft(publication, client, manifest, file_sha256(folder / FILE))
     champion, sent, trip = expect_champion(places.settings, client, draft), 0, None
     if champion is None:
+        sweep(client)
         with _distrust(building.inprogress / "distrusted") as again:
             sha256, sent = upload_contender(client, folder, again)
             trip = _round_trip(publication, places, client, sha256, building.inprogress / "roundtrip", cap)

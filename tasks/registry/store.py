@@ -6,22 +6,30 @@ Retries are botocore's alone. Credentials come from boto3's own chain unless the
 import base64
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from tasks.errors import BadConfig, IntegrityError, StoreError
 from tasks.settings import Places, Store
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 ATTEMPTS = 4
 CONNECT_S = 5
 READ_S = 20
-"""One attempt waits this long for bytes; with ATTEMPTS and botocore's waits a dead store is given up in about two minutes."""
+"""One attempt waits this long for bytes; the store's `deadline_s` holds for all attempts together."""
+SLOWEST = 128 << 10
+"""Bytes a second: a transfer that is slower stalls, and meets the deadline."""
+ORPHANED_S = 24 * 3600
+"""An upload in parts that began so long ago, by the store's clock, has no uploader any more."""
 MULTIPART_BYTES = 32 << 20
 """Larger files go up in parts. Below it the store vouches for the whole file's SHA-256; above it only for the parts'."""
 CONFLICTS = 5
@@ -34,12 +42,16 @@ _REGION = "the bucket lies in another region: set the store's region, or AWS_REG
 _EXPIRED = "the credentials have expired: sign in again (such as `aws sso login`) or renew the token"
 _KEY = "the store does not accept this access key or its secret: check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the profile"
 _RIGHTS = "the credentials have no right to it: allow s3:GetObject, s3:PutObject and s3:ListBucket on this bucket and prefix"
+_UNSAID = (
+    "it refuses without saying why: the credentials have no right to it (s3:GetObject, s3:PutObject and s3:ListBucket on this "
+    "bucket and prefix), have expired, or this machine's clock is off"
+)
 _DOWN = f"it kept failing, {ATTEMPTS} times: what was made is kept, so run again when the store is well"
 ADVICE = {
     "NoSuchBucket": "there is no such bucket: create it, or set `create: true` for the store",
     "AccessDenied": _RIGHTS,
     "Forbidden": _RIGHTS,
-    "403": _RIGHTS,
+    "403": _UNSAID,  # a HEAD has no body
     "AllAccessDisabled": _RIGHTS,
     "InvalidAccessKeyId": _KEY,
     "SignatureDoesNotMatch": _KEY,
@@ -61,6 +73,15 @@ ADVICE = {
     "QuotaExceeded": "the store is full: free some space",
     "507": "the store is full: free some space",
 }
+
+
+class Stored(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+    age_s: float
+    """By the store's clock."""
 
 
 @dataclass(frozen=True)
@@ -98,10 +119,14 @@ class StoreClient:
 
     def read(self, key: str) -> tuple[bytes, str] | None:
         """An object's bytes and ETag; None where there is no such object."""
+
+        def get() -> tuple[bytes, str]:
+            answer = self.client.get_object(Bucket=self.store.bucket, Key=key)
+            return answer["Body"].read(), answer["ETag"]
+
         with self._faults(f"read {key}"):
             try:
-                answer = self.client.get_object(Bucket=self.store.bucket, Key=key)
-                return answer["Body"].read(), answer["ETag"]
+                return self._timed(get)
             except self.client.exceptions.ClientError as error:
                 if _code(error) in _MISSING:
                     return None
@@ -109,10 +134,14 @@ class StoreClient:
 
     def write_once(self, key: str, body: bytes) -> bool:
         """Write an object unless there is one. Returns whether this call wrote it."""
+        if self.store.single_writer and self.read(key) is not None:  # the store need not know the condition
+            return False
         return self._write_if(key, body, IfNoneMatch="*")
 
     def replace(self, key: str, body: bytes, etag: str) -> bool:
         """Write over the object that has this ETag. Returns False where it has another by now, or is gone."""
+        if self.store.single_writer and (self.read(key) or (b"", ""))[1] != etag:
+            return False
         return self._write_if(key, body, IfMatch=etag)
 
     def upload(self, path: Path, key: str, sha256: str, moved: Callable[[int], None], again: bool = False) -> int:
@@ -127,9 +156,18 @@ class StoreClient:
         if not again and self._has(key, size, sha256):
             moved(size)
             return 0
-        extra = {"ChecksumAlgorithm": "SHA256", "ContentType": _content_type(path), "Metadata": {"sha256": sha256}}
+        extra = {
+            "ChecksumAlgorithm": "SHA256",
+            "ContentType": _content_type(path),
+            "Metadata": {"sha256": sha256},
+            **self._sealed(),
+        }
+
+        def put(told: Callable[[int], None]) -> None:
+            self.client.upload_file(str(path), self.store.bucket, key, ExtraArgs=extra, Callback=told, Config=_transfer())
+
         with self._faults(f"write {key}"):
-            self.client.upload_file(str(path), self.store.bucket, key, ExtraArgs=extra, Callback=moved, Config=_transfer())
+            self._moving(put, moved)
         if not self._has(key, size, sha256):
             raise IntegrityError(f"{self.uri()}{key} is not what was sent (SHA-256 {sha256}): publish again")
         return size
@@ -141,35 +179,102 @@ class StoreClient:
             IntegrityError: the object is missing, or its bytes are not those that the store itself vouches for.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
+
+        def get(told: Callable[[int], None]) -> None:
+            self.client.download_file(self.store.bucket, key, str(path), Callback=told, Config=_transfer())
+
         with self._faults(f"read {key}"):
             try:
-                self.client.download_file(self.store.bucket, key, str(path), Callback=moved, Config=_transfer())
+                self._moving(get, moved)
             except self.client.exceptions.ClientError as error:
                 if _code(error) in _MISSING:
                     raise IntegrityError(f"store {self.name!r} has no {key}: what was published there is not whole") from None
                 raise
 
-    def _has(self, key: str, size: int, sha256: str) -> bool:
-        """Whether the store has this file: by the SHA-256 that it computed itself, or for files in parts by the one it was told."""
+    def exists(self, key: str) -> bool:
+        """Whether there is such an object."""
+        return self._head(key) is not None
+
+    def listed(self, *parts: str) -> list[Stored]:
+        """The objects under a folder of the store, by key."""
+        found: list[Stored] = []
+        for page in self._pages("list_objects_v2", f"{self.key(*parts)}/"):
+            now = _date(page)
+            found += [
+                Stored(entry["Key"], entry["Size"], (now - entry["LastModified"]).total_seconds())
+                for entry in page.get("Contents", [])
+            ]
+        return sorted(found)
+
+    def remove(self, key: str) -> None:
+        """Remove an object; one that is gone already is no error."""
+        with self._faults(f"remove {key}"):
+            self._timed(lambda: self.client.delete_object(Bucket=self.store.bucket, Key=key))
+
+    def orphans(self, *parts: str, older_s: float | None = None) -> list[tuple[str, str]]:
+        """Uploads in parts under a folder that were begun `older_s` seconds ago (ORPHANED_S if None) and never ended: key and
+        upload id."""
+        found, least = [], ORPHANED_S if older_s is None else older_s
+        for page in self._pages("list_multipart_uploads", f"{self.key(*parts)}/"):
+            now = _date(page)
+            found += [
+                (each["Key"], each["UploadId"])
+                for each in page.get("Uploads", [])
+                if (now - each["Initiated"]).total_seconds() >= least
+            ]
+        return found
+
+    def abort(self, key: str, upload: str) -> None:
+        """Have the store forget the parts of an upload; one that is gone already is no error."""
+        with self._faults(f"abort the upload of {key}"):
+            try:
+                self._timed(
+                    lambda: self.client.abort_multipart_upload(Bucket=self.store.bucket, Key=key, UploadId=upload),
+                )
+            except self.client.exceptions.ClientError as error:
+                if _code(error) not in _MISSING | {"NoSuchUpload"}:
+                    raise
+
+    def _pages(self, operation: str, prefix: str) -> list[dict[str, Any]]:
+        """Every page of a listing."""
+        with self._faults(f"list {prefix}"):
+            pages = self.client.get_paginator(operation).paginate(Bucket=self.store.bucket, Prefix=prefix)
+            return self._timed(lambda: list(pages))
+
+    def _head(self, key: str) -> dict[str, Any] | None:
         with self._faults(f"look for {key}"):
             try:
-                found = self.client.head_object(Bucket=self.store.bucket, Key=key, ChecksumMode="ENABLED")
+                return self._timed(
+                    lambda: dict(self.client.head_object(Bucket=self.store.bucket, Key=key, ChecksumMode="ENABLED")),
+                )
             except self.client.exceptions.ClientError as error:
                 if _code(error) in _MISSING:
-                    return False
+                    return None
                 raise
+
+    def _has(self, key: str, size: int, sha256: str) -> bool:
+        """Whether the store has this file: by the SHA-256 that it computed itself, or for files in parts by the one it was told."""
+        found = self._head(key)
+        if found is None:
+            return False
         computed = found.get("ChecksumSHA256", "")
         in_parts = not computed or "-" in computed
         told = found["Metadata"].get("sha256", "") if in_parts else base64.b64decode(computed).hex()
         return bool(found["ContentLength"] == size and told == sha256)
 
     def _write_if(self, key: str, body: bytes, **condition: str) -> bool:
+        sent = {
+            "Bucket": self.store.bucket,
+            "Key": key,
+            "Body": body,
+            "ContentType": "application/json",
+            **self._sealed(),
+            **condition,
+        }
         with self._faults(f"write {key}"):
             for attempt in range(CONFLICTS):
                 try:
-                    self.client.put_object(
-                        Bucket=self.store.bucket, Key=key, Body=body, ContentType="application/json", **condition
-                    )
+                    self._timed(lambda: self.client.put_object(**sent))
                     return True
                 except self.client.exceptions.ClientError as error:
                     # A pointer that is gone answers 404 to If-Match on AWS.
@@ -179,22 +284,67 @@ class StoreClient:
                         raise
         raise AssertionError("unreachable")
 
+    def _sealed(self) -> dict[str, str]:
+        """What a write says of encryption."""
+        key = {"SSEKMSKeyId": self.store.kms_key} if self.store.kms_key else {}
+        return {"ServerSideEncryption": self.store.encryption, **key} if self.store.encryption else {}
+
+    def _moving(self, transfer: Callable[[Callable[[int], None]], None], moved: Callable[[int], None]) -> None:
+        """A transfer within the deadline, which every byte that moves puts off."""
+        deadline = Deadline(self.store.deadline_s)
+
+        def told(amount: int) -> None:
+            deadline.put_off(max(amount, 0) / SLOWEST)
+            moved(amount)
+
+        self._timed(lambda: transfer(told), deadline)
+
+    def _timed(self, call: Callable[[], T], deadline: "Deadline | None" = None) -> T:
+        """What a call returns, within the store's deadline.
+
+        botocore has a limit for each silence, and none for all of them together; so the call runs in a thread of its own, which is
+        left behind when the deadline passes. What it was writing may then still come to be, as when an answer is lost.
+        """
+        outcome: list[tuple[bool, Any]] = []
+
+        def run() -> None:
+            try:
+                outcome.append((True, call()))
+            except Exception as error:  # noqa: BLE001  # handed to the caller
+                outcome.append((False, error))
+
+        deadline = deadline or Deadline(self.store.deadline_s)
+        thread = threading.Thread(target=run, daemon=True, name=f"store {self.name}")
+        thread.start()
+        while thread.is_alive() and deadline.left() > 0:
+            thread.join(max(deadline.left(), 0))
+        if not outcome:
+            raise _Stalled
+        good, result = outcome[0]
+        if good:
+            return result
+        raise result
+
     def _probe(self) -> None:
         key = self.key("probe.json")
         body = b'{"what": "Bakeoff asks here whether this store honours conditional writes"}'
         first = self.write_once(key, body)
-        if first and self.write_once(key, body):
+        if first and self._write_if(key, body, IfNoneMatch="*"):
             self._refuse_unconditional("If-None-Match")
-        if self.replace(key, body, '"00000000000000000000000000000000"'):
+        elif self._write_if(key, body, IfMatch='"00000000000000000000000000000000"'):
             self._refuse_unconditional("If-Match")
         if self.read(key) is None:
             raise StoreError(f"store {self.name!r} does not return what was just written to {key}")
 
     def _refuse_unconditional(self, condition: str) -> None:
-        raise StoreError(
-            f"store {self.name!r} ({self._where()}) ignores conditional writes ({condition}), so two publishers could overwrite "
-            "each other's champion: use a store that honours them, such as AWS S3, seaweedfs or MinIO"
-        )
+        said = f"store {self.name!r} ({self._where()}) ignores conditional writes ({condition}), so two publishers could overwrite "
+        said += "each other's champion"
+        if not self.store.single_writer:
+            raise StoreError(
+                f"{said}: use a store that honours them, such as AWS S3, seaweedfs or MinIO; or, if there is one publisher only, "
+                "ever, set `single_writer: true` for the store"
+            )
+        logger.warning("%s: the settings say that there is one only", said)
 
     def _create_bucket(self) -> None:
         region = self.client.meta.region_name
@@ -220,6 +370,11 @@ class StoreClient:
 
         try:
             yield
+        except _Stalled:
+            raise StoreError(
+                f"store {self.name!r} ({self._where()}): cannot {doing}: it stalls, and {self.store.deadline_s:g} s have passed "
+                "(`deadline_s` of the store): what was made is kept, so run again when the store is well"
+            ) from None
         except FlexibleChecksumError:
             raise IntegrityError(f"store {self.name!r}: bytes were corrupted on the way ({doing}): try again") from None
         except (ClientError, BotoCoreError, Boto3Error) as error:
@@ -237,6 +392,27 @@ class StoreClient:
 
 class _NoBucket(StoreError):
     """The bucket is missing."""
+
+
+class _Stalled(Exception):
+    """The deadline passed."""
+
+
+class Deadline:
+    """Until when something must be over; several threads may put it off."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._lock = threading.Lock()
+
+    def put_off(self, seconds: float) -> None:
+        """Give so much more."""
+        with self._lock:
+            self._until += seconds
+
+    def left(self) -> float:
+        """Seconds; less than 0 when it has passed."""
+        return self._until - time.monotonic()
 
 
 def open_store(places: Places, name: str) -> StoreClient:
@@ -316,6 +492,11 @@ def _transfer() -> Any:
 def _content_type(path: Path) -> str:
     types = {".json": "application/json", ".md": "text/markdown; charset=utf-8", ".txt": "text/plain; charset=utf-8"}
     return types.get(path.suffix, "application/octet-stream")
+
+
+def _date(answer: Mapping[str, Any]) -> datetime:
+    """The store's clock, since this machine's may be off."""
+    return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
 
 
 def _code(error: Any) -> str:

@@ -2,6 +2,7 @@
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,12 +25,20 @@ class Proxy:
     """Take If-* headers off, as a store that does not know them."""
     corrupt: str = ""
     """Flip a byte of every GET whose path ends with this."""
+    corrupt_sent: str = ""
+    """Flip a byte of every PUT whose path ends with this."""
+    dribble: str = ""
+    """Of every GET whose path ends with this, send a byte every tenth of a second."""
+    after: Hook = lambda method, path: None
+    """Called when a request was passed on, before its answer is."""
     before: Hook = lambda method, path: None
     """Called with method and path before a request is passed on."""
     answer: Callable[[str, str], tuple[int, bytes] | None] = lambda method, path: None
     """Answer in the server's place."""
     requests: list[tuple[str, str, int]] = field(default_factory=list)
     """Method, path and the body's bytes."""
+    headers: list[dict[str, str]] = field(default_factory=list)
+    """Of the same requests; names in lower case."""
 
     def sent(self, part: str) -> int:
         """Bytes put to paths that hold `part`."""
@@ -58,6 +67,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             path = urlsplit(self.path).path
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             proxy.requests.append((self.command, path, len(body)))
+            proxy.headers.append({name.lower(): value for name, value in self.headers.items()})
+            if proxy.corrupt_sent and self.command == "PUT" and path.endswith(proxy.corrupt_sent):
+                body = bytes([body[0] ^ 1]) + body[1:]
             proxy.before(self.command, path)
             own = proxy.answer(self.command, path)
             if own:
@@ -70,6 +82,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             response = connection.getresponse()
             content = response.read()
             connection.close()
+            proxy.after(self.command, path)
             if proxy.corrupt and self.command == "GET" and path.endswith(proxy.corrupt) and content:
                 content = bytes([content[0] ^ 1]) + content[1:]
             self._reply(response.status, response.getheaders(), content)
@@ -82,7 +95,11 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             length = next((value for name, value in headers if name.lower() == "content-length"), None)
             self.send_header("Content-Length", length if self.command == "HEAD" and length else str(len(content)))
             self.end_headers()
-            if self.command != "HEAD":
+            if self.command == "GET" and proxy.dribble and urlsplit(self.path).path.endswith(proxy.dribble):
+                for byte in content:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
+            elif self.command != "HEAD":
                 self.wfile.write(content)
 
         do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass

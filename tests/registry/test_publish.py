@@ -1,5 +1,6 @@
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,16 +12,27 @@ import pytest
 import yaml
 
 from services.places import LivePlaces
-from tasks.config import Trivial
+from tasks.config import Trivial, load_config
 from tasks.errors import IntegrityError, LostRace, StoreError
-from tasks.manifest import FILE, read_manifest
+from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
 from tasks.registry.champion import champion_contender, current_champion, fetch_contender, read_champion, show
-from tasks.registry.publish import Publication, publish, upload_contender
+from tasks.registry.publish import Publication, publish, sweep, upload_contender
 from tasks.registry.store import StoreClient, open_store
 from tasks.settings import Settings, Store
 from tasks.workspace import Workspace
 from tests.registry.making import NAME, make_publication
 from tests.registry.proxy import Proxy
+
+BIG = {
+    "name": "big",
+    "arm": "tuned",
+    "kind": "tuned",
+    "labels": ["a", "b"],
+    "inputs": ["text"],
+    "fingerprint": "f",
+    "dataset": "d",
+    "occupies": "device",
+}
 
 
 @pytest.fixture
@@ -139,9 +151,13 @@ def test_a_store_that_loses_its_right_in_mid_run_leaves_the_contender_and_a_reru
     denied = b"<Error><Code>ExpiredToken</Code><Message>no</Message></Error>"
     publication = make_publication(made, places, "proxied", Trivial.TFIDF)
     proxy.answer = lambda method, path: (400, denied) if method == "PUT" and path.endswith(FILE) else None
-    with pytest.raises(StoreError, match="expired"):
+    with pytest.raises(StoreError, match="expired") as caught:
         publish(publication, places, workspace)
     read_manifest(publication.winner.folder)
+    assert f"tfidf is kept in {publication.winner.folder}, and this goes on from there: BAKEOFF_HOME=" in str(caught.value)
+    command = shlex.split(str(caught.value).rpartition("from there: ")[2])
+    assert command[-3:-1] == ["bakeoff", "run"]
+    assert load_config(Path(command[-1])) == publication.config
     proxy.answer = lambda method, path: None
     sent = proxy.sent("weights.safetensors")
     publish(publication, places, workspace)
@@ -192,6 +208,44 @@ def test_a_late_publisher_loses_before_it_uploads(made: Path, places: LivePlaces
     with pytest.raises(LostRace, match="is now version 1 \\(majority"):
         publish(late, places, workspace)
     assert proxy.sent("contenders/") == 0
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_an_upload_in_parts_shows_nothing_and_what_is_left_is_aborted_later(
+    tmp_path: Path, proxy: Proxy, settings: Settings, client: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "contender"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(os.urandom(70 << 20))
+    write_manifest(folder, ContenderManifest.model_validate(BIG))
+    child: list[subprocess.Popen[bytes]] = []
+    parts: list[str] = []
+
+    def kill(method: str, path: str) -> None:
+        parts.append(path)
+        if method == "PUT" and len([each for each in parts if each.endswith(".safetensors")]) > 3:
+            child[0].send_signal(signal.SIGKILL)
+            child[0].wait()
+            raise ConnectionAbortedError("the client is gone")
+
+    proxy.before = kill
+    code = (
+        "import sys; from pathlib import Path; from services.places import LivePlaces; from tasks.registry.publish import *\n"
+        "from tasks.settings import load_settings\n"
+        "upload_contender(open_store(LivePlaces(load_settings()), 'proxied'), Path(sys.argv[1]))"
+    )
+    child.append(subprocess.Popen([sys.executable, "-c", code, str(folder)], env=_environment(proxy, settings)))
+    assert child[0].wait(120) == -signal.SIGKILL
+    assert keys(client) == []
+    sweep(client)
+    left = client.orphans("contenders", older_s=0)
+    assert len(left) == 1  # young: somebody may be at it
+    monkeypatch.setattr("tasks.registry.store.ORPHANED_S", 0)
+    sweep(client)
+    assert client.orphans("contenders", older_s=0) == []
+    proxy.before = lambda method, path: None
+    upload_contender(client, folder)
+    assert len(keys(client)) == 2
 
 
 @pytest.mark.slow
@@ -336,8 +390,13 @@ def test_the_card_is_a_model_card_that_shows_names_as_they_are(
 
 def _publisher(made: Path, root: Path, proxy: Proxy, settings: Settings) -> "subprocess.Popen[bytes]":
     """A process that publishes the TF-IDF contender through the proxy."""
+    command = [sys.executable, "-m", "tests.registry.making", str(made), str(root / "workspace"), "proxied", "tfidf"]
+    return subprocess.Popen(command, env=_environment(proxy, settings))
+
+
+def _environment(proxy: Proxy, settings: Settings) -> dict[str, str]:
     store = settings.stores["proxied"]
-    env = {
+    return {
         **os.environ,
         "BAKEOFF_HOME": str(settings.home),
         "BAKEOFF_STORES__PROXIED__BUCKET": store.bucket,
@@ -345,6 +404,3 @@ def _publisher(made: Path, root: Path, proxy: Proxy, settings: Settings) -> "sub
         "BAKEOFF_STORES__PROXIED__ENDPOINT_URL": proxy.url,
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.registry.making", str(made), str(root / "workspace"), "proxied", "tfidf"], env=env
-    )
