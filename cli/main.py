@@ -1,49 +1,13 @@
 """`bakeoff`: the command line. Heavy parts are imported by the command that needs them, so that `--help` is quick."""
 
 import json
-import signal
-import sys
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tasks.errors import BakeoffError, Refused
-
-REFUSED, FAILED, INTERRUPTED = 2, 1, 130
-output_option = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", help="What standard output gets; logs go to standard error."
-)
-config_argument = click.argument("config", type=click.Path(path_type=Path))
-overrides_argument = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-
-
-def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """End with a message instead of a traceback: status 2 for refused input, 1 for a run that failed."""
-
-    @wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            command(*args, **kwargs)
-        except BakeoffError as error:
-            click.echo(f"bakeoff: {error}", err=True)
-            sys.exit(REFUSED if isinstance(error, Refused) else FAILED)
-        except OSError as error:  # a disk that is full, a folder that cannot be written: the system's words name it
-            click.echo(f"bakeoff: {error}", err=True)
-            sys.exit(FAILED)
-        except KeyboardInterrupt:
-            click.echo("bakeoff: interrupted; run the same command again to go on where it was", err=True)
-            sys.exit(INTERRUPTED)
-
-    return wrapped
-
-
-def _interrupt(_signal: int, _frame: object) -> None:
-    """End as with Ctrl-C, so that what was started is stopped."""
-    raise KeyboardInterrupt
+from cli.champion import champion
+from cli.options import config_argument, output_option, overrides_argument, plain_errors
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -134,25 +98,7 @@ def grade(
     show_report(grade_answers(config, overrides, input_file, output_file, name, by_champion, wordings), output)
 
 
-@main.group()
-def champion() -> None:
-    """What S3 points to."""
-
-
-@champion.command("show")
-@config_argument
-@overrides_argument
-@output_option
-@plain_errors
-def show_champion(config: Path, overrides: tuple[str, ...], output: str) -> None:
-    """Show the champion of a CONFIG file's bake-off: where it lies, its version and why it was published."""
-    from cli.champion import champion_of, describe
-
-    found = champion_of(config, overrides)
-    if output == "json":
-        click.echo("null" if found is None else found.model_dump_json(indent=2))
-    else:
-        click.echo(describe(found))
+main.add_command(champion)
 
 
 if __name__ == "__main__":

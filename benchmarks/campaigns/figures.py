@@ -13,7 +13,7 @@ class Options:
 
     seed: int = 0
     kills: int | None = None
-    """End the campaigns of kills after so many; None for as many as their goals want."""
+    """End the campaigns of kills (and races) after so many; None for as many as their goals want."""
     rows: int = 300
     """Asked about in the campaign `kills`."""
 

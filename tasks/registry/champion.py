@@ -3,12 +3,16 @@
     champions/<name>/v000001.json   one record a version, written once
     champions/<name>/champion.json  the pointer: a copy of the newest champion's record, replaced only on condition
 
-Order is by version, never by time. What was last seen of a pointer is remembered on this machine, so that an older one served again
-is noticed, and so that an embedded store need not start just to learn that nothing changed.
+A rollback is a version too: the pointer goes on to a new record that names what an older one named. Order is by version, never by
+time. What was last seen of a pointer is remembered on this machine, so that an older one served again is noticed, and so that an
+embedded store need not start just to learn that nothing changed.
 """
 
+import getpass
 import logging
+import os
 import re
+import socket
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +21,11 @@ from uuid import uuid4
 from pydantic import Field, ValidationError
 
 from tasks.config import NAME
-from tasks.errors import BadConfig, IntegrityError, LostRace, Refused
+from tasks.errors import BadConfig, IntegrityError, LostRace, Refused, StoreError
 from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.progress import progress
 from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Model
+from tasks.registry.lineage import Lineage
 from tasks.registry.store import StoreClient, open_store
 from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, write_durably
@@ -28,6 +33,9 @@ from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, wri
 logger = logging.getLogger(__name__)
 FETCH = Stage("fetch", 1, ("tasks.registry.champion", "tasks.registry.store"))
 POINTER = "champion.json"
+RECORD = re.compile(r"^v(\d{6,})\.json$")
+PRUNING = "pruning"
+"""A folder of the store: what a prune is about to remove has a mark here."""
 SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -39,6 +47,10 @@ class ChampionVersion(Model):
     """The champion's name: the bake-off's."""
     version: int = Field(ge=1)
     """Counts up; some numbers may belong to publications that lost a race."""
+    event: Literal["publish", "rollback"] = "publish"
+    back_to: int | None = None
+    """For a rollback: the version whose contender is champion again. What is told of the contender is that version's; who, when and
+    why are the rollback's."""
     previous: int | None
     """The champion's version that this one replaces."""
     sha256: str = Field(pattern=SHA256)
@@ -62,14 +74,19 @@ class ChampionVersion(Model):
     """Fingerprints of all that were compared, by name."""
     config: dict[str, Any]
     """The bake-off's config."""
+    scores: dict[str, Any] = {}
+    """The contender's line of the verdict."""
+    lineage: Lineage | None = None
+    """What it came from, by hash."""
 
     def champion(self) -> Champion:
         """The short form that a verdict holds."""
         return Champion(uri=self.uri, version=self.version, sha256=self.sha256, contender=self.contender)
 
     def same_try(self, other: "ChampionVersion") -> bool:
-        """Whether both are one publication (perhaps tried twice): the same bytes after the same champion."""
-        return (self.name, self.sha256, self.previous) == (other.name, other.sha256, other.previous)
+        """Whether both are one publication or rollback (perhaps tried twice): the same bytes after the same champion."""
+        mine = self.name, self.sha256, self.previous, self.event, self.back_to
+        return mine == (other.name, other.sha256, other.previous, other.event, other.back_to)
 
 
 class Memory(Model):
@@ -119,6 +136,8 @@ def move_champion(settings: Settings, client: StoreClient, draft: ChampionVersio
 
     Raises:
         LostRace: another publisher moved the pointer first; the message says who.
+        Refused: a rollback took this very contender down, and nobody has brought it back since.
+        IntegrityError: the contender is not whole there any more, or the pointer is an old one.
     """
     found = _read_pointer(settings, client, draft.name)
     now, etag = found or (None, "")
@@ -126,7 +145,9 @@ def move_champion(settings: Settings, client: StoreClient, draft: ChampionVersio
         return now  # an earlier try got this far
     if (now.version if now else None) != draft.previous:
         raise _lost(draft, now)
-    recorded = _record_version(client, draft)
+    _refuse_taken_back(client, draft, now)
+    recorded = _record_version(settings, client, draft)
+    _refuse_pruned(client, recorded)
     key, body = _key(client, draft.name, POINTER), _json(recorded)
     _remember(settings, client.name, draft.name, now, unsure=True)
     moved = client.replace(key, body, etag) if now else client.write_once(key, body)
@@ -143,13 +164,42 @@ def expect_champion(settings: Settings, client: StoreClient, draft: ChampionVers
 
     Raises:
         LostRace: the champion is another than the one that the verdict compared with.
+        Refused: a rollback took this very contender down, and nobody has brought it back since.
     """
     now = read_champion(settings, client, draft.name)
     if now and now.same_try(draft):
         return now
     if (now.version if now else None) != draft.previous:
         raise _lost(draft, now)
+    _refuse_taken_back(client, draft, now)
     return None
+
+
+def read_version(client: StoreClient, name: str, version: int) -> ChampionVersion | None:
+    """The record of a version; None where there is none. Raises IntegrityError when it is malformed or another's."""
+    found = client.read(_key(client, name, f"v{version:06d}.json"))
+    if found is None:
+        return None
+    record = _parse(found[0], client, name)
+    if record.version != version:
+        raise IntegrityError(f"version {version} of champion {name!r} in store {client.name!r} says that it is {record.version}")
+    return record
+
+
+def version_numbers(client: StoreClient, name: str) -> list[int]:
+    """The versions that have a record, upwards."""
+    _key(client, name, POINTER)
+    files = (stored.key.rsplit("/", 1)[-1] for stored in client.listed("champions", name))
+    return sorted(int(match[1]) for match in map(RECORD.match, files) if match)
+
+
+def who() -> str:
+    """user@host"""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user need not have a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def fetch_contender(client: StoreClient, sha256: str, folder: Path) -> ContenderManifest:
@@ -204,8 +254,10 @@ def show(champion: ChampionVersion) -> str:
         f"{champion.name}: version {champion.version} is {champion.contender} ({champion.arm})",
         f"  at         {champion.uri}",
         f"  sha256     {champion.sha256}",
-        f"  published  {champion.published:%Y-%m-%d %H:%M} UTC by {champion.publisher}, run {champion.run_id}",
+        f"  {'published ' if champion.event == 'publish' else 'taken back'} {champion.published:%Y-%m-%d %H:%M} UTC "
+        f"by {champion.publisher}, run {champion.run_id}",
         f"  replaces   {'nothing' if champion.previous is None else f'version {champion.previous}'}",
+        *([f"  goes back  to version {champion.back_to}"] if champion.back_to else []),
         f"  because    {champion.reason}",
     ]
     return "\n".join(lines)
@@ -260,7 +312,7 @@ def _read_pointer(settings: Settings, client: StoreClient, name: str) -> tuple[C
     return (champion, found[1]) if champion and found else None
 
 
-def _record_version(client: StoreClient, draft: ChampionVersion) -> ChampionVersion:
+def _record_version(settings: Settings, client: StoreClient, draft: ChampionVersion) -> ChampionVersion:
     """Take the next free version number by writing its record, or find the record that an earlier try of this publication wrote."""
     version = (draft.previous or 0) + 1
     while True:
@@ -273,7 +325,46 @@ def _record_version(client: StoreClient, draft: ChampionVersion) -> ChampionVers
             found = _parse(there[0], client, draft.name)
             if found.same_try(draft) and found.version == version:
                 return found
+            if (found.previous or 0) > (draft.previous or 0):
+                raise _old_pointer(settings, client, draft, found)
         version += 1
+
+
+def _old_pointer(settings: Settings, client: StoreClient, draft: ChampionVersion, found: ChampionVersion) -> Exception:
+    """A record replaced a champion that is newer than the pointer shows: the pointer has moved since, or it was set back."""
+    now = read_champion(settings, client, draft.name)
+    if _order(now) != (draft.previous or 0):
+        return _lost(draft, now)
+    return IntegrityError(
+        f"store {client.name!r} points champion {draft.name!r} to version {_order(now)}, but version {found.version} replaced "
+        f"version {found.previous}: an old pointer was served again; put the newest champion's record back in its place"
+    )
+
+
+def _refuse_taken_back(client: StoreClient, draft: ChampionVersion, now: ChampionVersion | None) -> None:
+    """A person's rollback holds: the same contender does not come back by a nightly run."""
+    rollback = now
+    while draft.event == "publish" and rollback and rollback.event == "rollback" and rollback.previous:
+        replaced = read_version(client, draft.name, rollback.previous)
+        if replaced and replaced.fingerprint == draft.fingerprint and now and now.fingerprint != draft.fingerprint:
+            raise Refused(
+                f"{draft.contender} was champion {draft.name!r} as version {replaced.version} until {rollback.publisher} took it "
+                f"back on {rollback.published:%Y-%m-%d} ({rollback.reason}): it is not published again; to have it back, "
+                f"`bakeoff champion rollback CONFIG --to {replaced.version} --reason …`"
+            )
+        rollback = replaced
+
+
+def _refuse_pruned(client: StoreClient, champion: ChampionVersion) -> None:
+    """A prune marks, then reads the records, then removes. So either it saw this version's record, or this sees its mark, or what
+    it removed first (the manifest) is gone."""
+    if client.listed(PRUNING, champion.sha256):
+        raise StoreError(
+            f"{client.uri('contenders', champion.sha256)} is about to be removed by a prune: run again when that has ended "
+            "(one that was killed is ended by `bakeoff champion prune CONFIG --yes`)"
+        )
+    if not client.exists(client.key("contenders", champion.sha256, FILE)):
+        raise IntegrityError(f"{client.uri('contenders', champion.sha256)} is not there any more: a prune removed it; run again")
 
 
 def _parse(body: bytes, client: StoreClient, name: str) -> ChampionVersion:
@@ -299,6 +390,10 @@ def _key(client: StoreClient, name: str, file: str) -> str:
 def _lost(draft: ChampionVersion, now: ChampionVersion | None) -> LostRace:
     decided = f"version {draft.previous}" if draft.previous else "no champion"
     winner = f"is now version {now.version} ({now.contender}, published by {now.publisher}, run {now.run_id})" if now else "is gone"
+    if draft.event == "rollback":
+        return LostRace(
+            f"champion {draft.name!r} {winner}, but this rollback was to replace {decided}: look at it, and decide anew"
+        )
     return LostRace(
         f"champion {draft.name!r} {winner}, but this run compared {draft.contender} with {decided}: run again to compare with the "
         "champion that there is now; nothing has to be trained or uploaded again"

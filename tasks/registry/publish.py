@@ -5,12 +5,10 @@
 A run that was killed goes on: files that the store has are not sent again, and the pointer moves once.
 """
 
-import getpass
 import logging
 import os
 import shlex
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.config import BakeoffConfig
+from tasks.data.predictions import FILE as PREDICTIONS
 from tasks.errors import IntegrityError, LostRace, StoreError
 from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
 from tasks.progress import progress
 from tasks.records import ContenderRecord, DatasetRecord, PredictionsRecord, PublicationRecord, Verdict
 from tasks.registry.card import CARD, card_text
-from tasks.registry.champion import ChampionVersion, expect_champion, incarnation, move_champion
+from tasks.registry.champion import ChampionVersion, expect_champion, incarnation, move_champion, who
+from tasks.registry.lineage import lineage_of
 from tasks.registry.store import Counter, StoreClient, open_store
 from tasks.registry.verify import RoundTrip, example_request, round_trip
 from tasks.settings import Places
@@ -41,6 +41,7 @@ PUBLISH = Stage(
         "tasks.registry.publish",
         "tasks.registry.card",
         "tasks.registry.champion",
+        "tasks.registry.lineage",
         "tasks.registry.store",
         "tasks.registry.verify",
     ),
@@ -167,7 +168,10 @@ def _publish(publication: Publication, places: Places, building: Building, cap: 
         with _distrust(building.inprogress / "distrusted") as again:
             sha256, sent = upload_contender(client, folder, again)
             trip = _round_trip(publication, places, client, sha256, building.inprogress / "roundtrip", cap)
-        champion = move_champion(places.settings, client, draft)
+        evidence = _upload_evidence(client, publication, building.inprogress)
+        about = publication.config, publication.winner, publication.dataset, publication.verdict
+        lineage = lineage_of(*about, places.settings, evidence)
+        champion = move_champion(places.settings, client, draft.model_copy(update={"lineage": lineage}))
         logger.info("champion %s is now version %d: %s", champion.name, champion.version, champion.uri)
     trip = trip or RoundTrip(rows=publication.dataset.rows["test"])  # proved by the earlier try that moved the pointer
     return PublicationRecord(
@@ -179,6 +183,17 @@ def _publish(publication: Publication, places: Places, building: Building, cap: 
         rows_asked_again=trip.rows_asked_again,
         answers_repeated=trip.answers_repeated,
     )
+
+
+def _upload_evidence(client: StoreClient, publication: Publication, folder: Path) -> tuple[str, str]:
+    """The verdict and the winner's predictions, each under its SHA-256; returns both."""
+    verdict = folder / "verdict.json"
+    write_durably(verdict, publication.verdict.model_dump_json(indent=2))
+    hashes = []
+    for file in (verdict, publication.predictions.folder / PREDICTIONS):
+        hashes.append(file_sha256(file))
+        client.upload(file, client.key("evidence", hashes[-1] + file.suffix), hashes[-1], lambda _: None)
+    return hashes[0], hashes[1]
 
 
 def _round_trip(
@@ -214,18 +229,12 @@ def _draft(publication: Publication, client: StoreClient, manifest: ContenderMan
         fingerprint=manifest.fingerprint,
         run_id=verdict.run_id,
         published=datetime.now(UTC),
-        publisher=f"{_user()}@{socket.gethostname()}",
+        publisher=who(),
         decision=verdict.decision,
         reason=verdict.reason,
         dataset=verdict.dataset.fingerprint,
         comparison=verdict.comparison,
         contenders={line.name: line.fingerprint for line in verdict.contenders},
         config=publication.config.model_dump(mode="json"),
+        scores=next((line.model_dump(mode="json") for line in verdict.contenders if line.name == publication.winner.name), {}),
     )
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user need not have a name
-        return str(os.getuid())

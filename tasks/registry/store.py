@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -437,10 +438,11 @@ def connect(name: str, store: Store, extra: Mapping[str, str] | None = None) -> 
     if {".", ".."} & set(store.prefix.split("/")):
         raise BadConfig(f"store {name!r}: prefix {store.prefix!r} must not hold `.` or `..`")
     try:
-        session = boto3.Session(profile_name=store.profile or None, region_name=store.region or None)
-        client = _client(session, store, dict(extra or {}), path_style=False)
-        if not (urlsplit(client.meta.endpoint_url).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
-            client = _client(session, store, dict(extra or {}), path_style=True)  # other hosts seldom have a name per bucket
+        session = boto3.Session(botocore_session=_session(), profile_name=store.profile or None, region_name=store.region or None)
+        path_style = bool(store.endpoint_url) and not _is_aws(store.endpoint_url)  # other hosts seldom have a name per bucket
+        client = _client(session, store, dict(extra or {}), path_style)
+        if not path_style and not _is_aws(client.meta.endpoint_url):  # the address came from the environment or the profile
+            client = _client(session, store, dict(extra or {}), path_style=True)
     except BotoCoreError as error:
         raise BadConfig(f"store {name!r}: {error}") from None
     return StoreClient(name, store, client)
@@ -481,6 +483,26 @@ def _client(session: Any, store: Store, extra: dict[str, str], path_style: bool)
         proxies={} if store.service else None,  # an embedded server is on loopback, where no proxy leads
     )
     return session.client("s3", endpoint_url=store.endpoint_url or None, config=config, **extra)
+
+
+def _is_aws(address: str) -> bool:
+    return (urlsplit(address).hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn"))
+
+
+def _session() -> Any:
+    """A session of its own, since sessions are not for several threads; but the description of S3 is read once a process."""
+    from botocore.session import get_session
+
+    session = get_session()
+    session.register_component("data_loader", _loader())
+    return session
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Any:
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def _transfer() -> Any:

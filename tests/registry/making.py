@@ -6,11 +6,13 @@ python -m tests.registry.making MADE WORKSPACE STORE CONTENDER     with BAKEOFF_
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from services.places import LivePlaces
 from tasks.config import BakeoffConfig, Trivial
 from tasks.contenders.trivial import build_trivial
 from tasks.evaluation.predictions import predict
+from tasks.manifest import ContenderManifest, read_manifest, write_manifest
 from tasks.prompting.budget import Cap
 from tasks.records import (
     Arm,
@@ -24,10 +26,11 @@ from tasks.records import (
     Scores,
     Verdict,
 )
-from tasks.registry.champion import ChampionVersion, current_champion
-from tasks.registry.publish import Publication, publish
-from tasks.settings import Places, load_settings
-from tasks.workspace import Workspace
+from tasks.registry.champion import ChampionVersion, current_champion, move_champion
+from tasks.registry.publish import Publication, publish, upload_contender
+from tasks.registry.store import StoreClient
+from tasks.settings import Places, Settings, load_settings
+from tasks.workspace import Workspace, digest
 from tests.tiny_model import SIZES, make_dataset
 
 NAME = "tiny"
@@ -107,6 +110,55 @@ def make_verdict(winner: ContenderRecord, dataset: DatasetRecord) -> Verdict:
         dataset=DatasetSummary(fingerprint=dataset.fingerprint, train=rows["train"], dev=rows["dev"], test=rows["test"]),
         created=datetime.now(UTC),
     )
+
+
+def make_folder(folder: Path, name: str, kind: str = "majority", files: dict[str, str] | None = None) -> Path:
+    """A contender's folder that takes no time to make: it always answers `negative`, and has files of one's own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, text in (files or {"note.txt": name}).items():
+        (folder / file).write_text(text)
+    manifest = ContenderManifest(
+        name=name,
+        arm=Arm.PROMPT if kind == "prompt" else Arm.TRIVIAL,
+        kind=kind,
+        labels=["negative", "positive"],
+        inputs=["text"],
+        fingerprint=digest(name),
+        dataset=digest("tiny"),
+        occupies="device",
+        spec={"label": "negative", "share": 0.5},
+    )
+    write_manifest(folder, manifest)
+    return folder
+
+
+def make_champion(
+    settings: Settings, client: StoreClient, folder: Path, previous: ChampionVersion | None = None, **changes: Any
+) -> ChampionVersion:
+    """Upload a folder and make it champion after `previous`, as a publication does, without the round trip."""
+    manifest = read_manifest(folder)
+    sha256, _ = upload_contender(client, folder)
+    draft = ChampionVersion(
+        name=NAME,
+        version=previous.version + 1 if previous else 1,
+        previous=previous.version if previous else None,
+        sha256=sha256,
+        uri=client.uri("contenders", sha256),
+        contender=manifest.name,
+        arm=manifest.arm,
+        kind=manifest.kind,
+        fingerprint=manifest.fingerprint,
+        run_id="run-1",
+        published=datetime.now(UTC),
+        publisher="somebody@somewhere",
+        decision=Decision.PUBLISH,
+        reason="It is better.",
+        dataset=manifest.dataset,
+        comparison=None,
+        contenders={manifest.name: manifest.fingerprint},
+        config=BakeoffConfig(name=NAME, dataset="tiny.csv", store="direct").model_dump(mode="json"),
+    )
+    return move_champion(settings, client, draft.model_copy(update=changes))
 
 
 def main(made: Path, workspace: Path, store: str, kind: str) -> None:
