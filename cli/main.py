@@ -35,15 +35,37 @@ def run(config: Path, overrides: tuple[str, ...], output: str) -> None:
 @config_argument
 @overrides_argument
 @click.option("--text", "texts", multiple=True, help="A text to label; give it several times for several texts.")
-@click.option("--input", "inputs", multiple=True, metavar="COLUMN=TEXT", help="One row with several input columns.")
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="PATH|COLUMN=TEXT",
+    help="With --to a file or folder of rows: CSV, TSV, JSON lines, parquet. Else one row with several input columns.",
+)
+@click.option("--to", "to", type=click.Path(path_type=Path), help="Where the rows go with their predictions: a file or folder.")
+@click.option("--prefix", default="", help="With --to: stands before the names of the added columns, such as predicted_.")
 @output_option
 @plain_errors
-def predict(config: Path, overrides: tuple[str, ...], texts: tuple[str, ...], inputs: tuple[str, ...], output: str) -> None:
-    """Label texts with the champion of a CONFIG file's bake-off."""
-    from cli.predict import predict_rows, rows_to_label
+def predict(
+    config: Path,
+    overrides: tuple[str, ...],
+    texts: tuple[str, ...],
+    inputs: tuple[str, ...],
+    to: Path | None,
+    prefix: str,
+    output: str,
+) -> None:
+    """Label texts, or the rows of files, with the champion of a CONFIG file's bake-off.
 
-    parsed, rows = rows_to_label(config, overrides, texts, inputs)
-    answers = predict_rows(config, parsed, rows)
+    A run over files that was killed goes on where it was when the same command is run again.
+    """
+    from cli import predict as commands
+
+    if to:
+        commands.show_report(commands.predict_files(config, overrides, texts, inputs, to, prefix), output)
+        return
+    parsed, rows = commands.rows_to_label(config, overrides, texts, inputs)
+    answers = commands.predict_rows(config, parsed, rows)
     if output == "json":
         click.echo(json.dumps(answers, ensure_ascii=False))
         return

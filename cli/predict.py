@@ -1,15 +1,21 @@
-"""`bakeoff predict`: label a few texts with the champion, of whatever kind it is."""
+"""`bakeoff predict`: label a few texts, or files of rows, with the champion, of whatever kind it is."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cli.run import allow_roots
+from cli.run import allow_roots, named_server, terminal_progress
 from services.bench import Bench, opened
 from tasks.config import BakeoffConfig, load_config
 from tasks.errors import BadConfig
 from tasks.records import Answer, ContenderRecord, Example
+from tasks.settings import load_settings
 from tasks.workspace import digest
+
+if TYPE_CHECKING:
+    from tasks.predicting.records import PredictionReport
 
 Row = dict[str, str]
 
@@ -32,6 +38,42 @@ def rows_to_label(
             if not text.strip():
                 raise BadConfig(f"{column} is empty: give the text to label")
     return parsed, rows
+
+
+def predict_files(
+    config: Path, overrides: Sequence[str], texts: Sequence[str], inputs: Sequence[str], to: Path, prefix: str
+) -> "PredictionReport":
+    """Check what can be checked at once, then run the flow; the input's folder is readable for it as well.
+
+    Raises:
+        BadConfig: `--to` comes without exactly one `--input`, or with `--text`.
+    """
+    from tasks.predicting.files import find_files
+
+    parsed = load_config(config, overrides)
+    if texts or len(inputs) != 1:
+        raise BadConfig("--to takes one --input with the file or folder of rows, and no --text")
+    allow_roots(config)
+    source = Path(inputs[0]).absolute()
+    os.environ["BAKEOFF_ROOTS"] += os.pathsep + str(source.parent)
+    places = str(source), str(to.absolute())
+    find_files(*places, own_process=True, settings=load_settings(), prefix=prefix)
+    from flows.predict import predict
+
+    with terminal_progress(), named_server():
+        return predict(parsed, *places, prefix)
+
+
+def show_report(report: "PredictionReport", output: str) -> None:
+    """Write the report to standard output."""
+    if output == "json":
+        sys.stdout.write(report.model_dump_json(indent=2) + "\n")
+        return
+    from rich.console import Console
+
+    from tasks.predicting.report import render_report
+
+    Console().print(render_report(report))
 
 
 def predict_rows(config_path: Path, config: BakeoffConfig, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -73,6 +115,8 @@ def _row_of_text(text: str, columns: Sequence[str]) -> Row:
 
 def _row_of_columns(inputs: Sequence[str], columns: Sequence[str]) -> Row:
     row = dict(pair.partition("=")[::2] for pair in inputs)
+    if len(inputs) == 1 and Path(inputs[0]).exists():
+        raise BadConfig(f"--input names {inputs[0]}: give --to as well, where its rows go with their predictions")
     if set(row) != set(columns) or len(inputs) != len(columns) or not all("=" in pair for pair in inputs):
         raise BadConfig(f"--input has {', '.join(inputs)}; give COLUMN=TEXT once for each of {', '.join(columns)}")
     return {column: row[column] for column in columns}

@@ -30,7 +30,7 @@ from tasks.settings import prefect_defaults
 )
 @click.option("--timezone", default="UTC", show_default=True, help="The nightly run's time zone, an IANA name.")
 def main(config: Path, nightly: tuple[str, ...], timezone: str) -> None:
-    """Register the bake-off and the grading of answers on the work pools of the Prefect server that PREFECT_API_URL names.
+    """Register the bake-off, grading and prediction on the work pools of the Prefect server that PREFECT_API_URL names.
 
     Run it again after a change: what is there is updated.
     """

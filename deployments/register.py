@@ -58,6 +58,20 @@ def declare_grading(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
     return _declare(grade, pool, config, [])
 
 
+def declare_prediction(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
+    """The deployment of the prediction flow on one work pool, named after the pool; whoever runs it names files.
+
+    Args:
+        config: the default of the parameter `config`.
+
+    Raises:
+        BadConfig: there is no such pool.
+    """
+    from flows.predict import predict
+
+    return _declare(predict, pool, config, [])
+
+
 def _declare(flow: "Flow[..., Any]", pool: str, config: BakeoffConfig, schedules: list[Any]) -> "RunnerDeployment":
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
@@ -100,6 +114,7 @@ def register(config: BakeoffConfig, nightly: Collection[str] = ("cpu",), timezon
     url = server_url()
     declared = [declare(pool, config, pool in nightly, timezone) for pool in POOLS]
     declared += [declare_grading(pool, config) for pool in POOLS]
+    declared += [declare_prediction(pool, config) for pool in POOLS]
     for pool in set(nightly) - set(POOLS):
         raise BadConfig(f"--nightly names {pool!r}: the pools are {', '.join(POOLS)}")
     release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored

@@ -15,11 +15,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.child import serve_child
+from tasks.contenders.answers import answer_schema
 from tasks.contenders.loader import Predictor, load_contender
 from tasks.data.examples import read_example_file
 from tasks.manifest import read_manifest
 from tasks.progress import Bar, progress
-from tasks.records import Answer, Example
+from tasks.records import Example
 from tasks.settings import load_settings
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def _predict_split(predictor: Predictor, path: Path, out: Path, latency_rows: in
     import pyarrow.parquet
 
     count, seconds = 0, 0.0
-    with pyarrow.parquet.ParquetWriter(out, _schema(pyarrow)) as writer:
+    with pyarrow.parquet.ParquetWriter(out, answer_schema(pyarrow)) as writer:
         for examples in _chunks(path):
             if count == 0:
                 predictor.predict(examples[:WARM_UP_ROWS])
@@ -117,25 +118,6 @@ def _count(path: Path) -> int:
     import pyarrow.parquet
 
     return int(pyarrow.parquet.read_metadata(path).num_rows)
-
-
-def _schema(pyarrow: Any) -> Any:
-    """The columns of an `Answer`."""
-    text, number, count = pyarrow.string(), pyarrow.float64(), pyarrow.int64()
-    types = {
-        "answer": text,
-        "label": text,
-        "probability": number,
-        "latency_ms": number,
-        "input_tokens": count,
-        "output_tokens": count,
-        "cost_usd": number,
-        "failure": text,
-        "logits": pyarrow.list_(number),
-        "draft": text,
-        "reason": text,
-    }
-    return pyarrow.schema([(name, types[name]) for name in Answer.model_fields])
 
 
 if __name__ == "__main__":

@@ -22,6 +22,20 @@ def check_text(file: Path) -> list[str]:
     return _check_bytes(file) or (_check_csv(file) if FORMATS[file.suffix] == "csv" else [])
 
 
+def check_shape(file: Path) -> list[str]:
+    """As `check_text`, but bytes that are not UTF-8 and NULs are left to whoever reads the rows."""
+    with file.open("rb") as stream:
+        start = stream.read(BYTES_AT_ONCE)
+    if FORMATS[file.suffix] == "parquet":
+        return [] if start else [f"{file.name} is empty"]
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return [f"{file.name} is UTF-16, not UTF-8: save it as UTF-8"]
+    if not start.removeprefix(codecs.BOM_UTF8).strip():
+        return [f"{file.name} is empty"]
+    bad_line = first_bad_json_line(file) if FORMATS[file.suffix] == "json" else ""
+    return [bad_line] if bad_line else _check_csv(file) if FORMATS[file.suffix] == "csv" else []
+
+
 def csv_header(file: Path) -> list[str]:
     """The column names of a CSV or TSV file."""
     with _csv_rows(file) as rows:
@@ -99,7 +113,7 @@ def _csv_rows(file: Path) -> Iterator[Any]:
     """The rows of a CSV file as lists, however long a field is."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             yield csv.reader(stream, delimiter="\t" if file.suffix == ".tsv" else ",")
     finally:
         csv.field_size_limit(limit)
@@ -117,7 +131,7 @@ def _csv_lines(file: Path) -> Iterator[int]:
 
 
 def _json_lines(file: Path) -> Iterator[tuple[int, str]]:
-    with file.open(encoding="utf-8-sig") as stream:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
                 yield number, line

@@ -6,7 +6,6 @@ tuned/                  for hybrids: the same two files of its tuned part
 """
 
 import logging
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.child import run_child
+from tasks.contenders.answers import read_answers
 from tasks.contenders.hybrid import PROMPT, TUNED, merge, questions, read_spec, tuned_part
+from tasks.contenders.usable import fault_of
 from tasks.data.examples import read_examples, split_path
 from tasks.data.predictions import FILE, read_predictions, write_table
 from tasks.errors import IntegrityError
@@ -45,11 +46,13 @@ STAGE = Stage(
         "tasks.data.predictions",
         "tasks.bases",
         "tasks.device",
+        "tasks.contenders.answers",
         "tasks.contenders.hybrid",
         "tasks.contenders.loader",
         "tasks.contenders.predict",
         "tasks.contenders.trivial",
         "tasks.contenders.tuned",
+        "tasks.contenders.usable",
         "tasks.prompting.ask",
         "tasks.prompting.budget",
         "tasks.prompting.conversation",
@@ -235,14 +238,8 @@ def _in_child(contender: ContenderRecord, dataset: DatasetRecord, places: Places
         "roots": [str(root) for root in places.settings.roots],
     }
     result = run_child("tasks.contenders.predict", request)
-    answers: dict[str, list[Answer]] = {split: _read_answers(out / f"{split}.parquet") for split in SCORED}
+    answers: dict[str, list[Answer]] = {split: read_answers(out / f"{split}.parquet") for split in SCORED}
     return Answered(answers, machine=result["device"], rows_per_second=result["rows_per_second"])
-
-
-def _read_answers(path: Path) -> list[Answer]:
-    import pyarrow.parquet as parquet
-
-    return [Answer.model_validate(row) for row in parquet.read_table(path).to_pylist()]
 
 
 def _write(
@@ -283,7 +280,7 @@ def _write_logits(folder: Path, logits: Sequence[list[float] | None]) -> None:
 
 
 def _join(contender: str, split: str, example: Example, answer: Answer, labels: Sequence[str]) -> Prediction:
-    failure = answer.failure or _unusable(answer, labels)
+    failure = fault_of(answer, labels)
     label = None if failure or not labels else answer.label
     correct = failure is None and example.label is not None and _same(answer, example.label, labels)
     return Prediction(
@@ -307,11 +304,3 @@ def _join(contender: str, split: str, example: Example, answer: Answer, labels: 
 
 def _same(answer: Answer, reference: str, labels: Sequence[str]) -> bool:
     return answer.label == reference if labels else answer.answer.strip() == reference.strip()
-
-
-def _unusable(answer: Answer, labels: Sequence[str]) -> Failure | None:
-    """Logits that are not numbers name no label, whatever their largest is; and a class is either known or no answer."""
-    numbers = [*(answer.logits or []), *([] if answer.probability is None else [answer.probability])]
-    if not all(map(math.isfinite, numbers)):
-        return Failure.INVALID
-    return Failure.INVALID if labels and answer.label not in labels else None

@@ -5,32 +5,30 @@
 CSV, TSV, JSON lines and parquet. Everything that can be wrong with a file is found before anything is asked.
 """
 
-import csv
-import json
-import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tasks.config import Dataset
+from tasks.data.tables import FORMATS, Types, check_pair, columns_of, rows_of, write_extended
 from tasks.data.text_files import check_text, first_bad_json_line, lines_of_rows
 from tasks.data.validate import as_text
-from tasks.errors import BadConfig, BadData, OutsideRoots
+from tasks.errors import BadConfig, BadData
 from tasks.grading.records import Grade, GradingFile
 from tasks.records import Example
 from tasks.workspace import digest, file_sha256
 
-FORMATS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSON lines", ".ndjson": "JSON lines", ".parquet": "parquet"}
-"""The format by a file's ending."""
 ADDED = tuple(Grade.model_fields)
 """The columns that grading adds: `grade`, `confidence`, `reason`, `failure`."""
-ROWS_AT_ONCE = 1000
+TYPES: Types = {
+    "grade": lambda pyarrow: pyarrow.string(),
+    "confidence": lambda pyarrow: pyarrow.float64(),
+    "reason": lambda pyarrow: pyarrow.string(),
+    "failure": lambda pyarrow: pyarrow.string(),
+}
 SHOWN = 5
 """Faults of a kind that one message shows."""
-Row = dict[str, Any]
 
 
 @dataclass
@@ -86,25 +84,9 @@ def open_file(dataset: Dataset, path: Path, to: Path, grades: Sequence[str] = ()
     )
 
 
-def place_result(to: str, own_process: bool, home: Path) -> Path:
-    """Where a run may write: anywhere for whoever calls it; in `<home>/graded/` for a run of a deployment, which anybody who
-    reaches the form may start.
-
-    Raises:
-        OutsideRoots: a deployment's run names more than a plain file.
-    """
-    if own_process:
-        return Path(to).absolute()
-    if Path(to).name != to or to.startswith(".") or "\0" in to or "\\" in to or len(to.encode()) > 200:
-        raise OutsideRoots(f"output file {to[:60]!r} is not a plain file name: this run writes into {home / 'graded'} alone")
-    folder = home / "graded"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / to
-
-
 def examples_of(file: GradingFile) -> Iterator[Example]:
     """The rows in order, each with a person's grade where it has one. The same texts have the same name."""
-    for place, row in enumerate(_rows(file.path)):
+    for place, row in enumerate(rows_of(file.path)):
         inputs = {column: as_text(row[column]) for column in file.inputs}
         raw = as_text(row.get(file.label)).strip() if file.label else ""
         yield Example(example=digest(inputs), row=place + 1, inputs=inputs, label=file.names.get(raw, raw) or None)
@@ -118,29 +100,11 @@ def write_graded(file: GradingFile, grades: Sequence[Grade]) -> None:
     """
     if len(grades) != file.rows:
         raise BadData(f"{len(grades)} grades for {file.rows} rows of {file.path.name}: one a row is needed")
-    writers = {"CSV": _write_csv, "TSV": _write_csv, "JSON lines": _write_json, "parquet": _write_parquet}
-    aside = file.to.with_name(f".{file.to.name}.{os.getpid()}")
-    try:
-        writers[FORMATS[file.path.suffix]](file.path, aside, [_cells(grade) for grade in grades])
-        with aside.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        if file_sha256(file.path) != file.sha256:
-            raise BadData(f"{file.path} changed while it was graded: run again; what was answered is kept")
-        aside.replace(file.to)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_extended(file.path, file.to, file.sha256, TYPES, (grade.model_dump(mode="json") for grade in grades))
 
 
 def _check_paths(path: Path, to: Path) -> None:
-    for each in (path, to):
-        if each.suffix not in FORMATS:
-            raise BadConfig(f"file {each.name!r} has no ending that says how to read it: {', '.join(FORMATS)} can be graded")
-    if FORMATS[path.suffix] != FORMATS[to.suffix]:
-        raise BadConfig(f"{path.name} is {FORMATS[path.suffix]}, so the grades go into the same format: {to.name} is not")
-    if path.resolve() == to.resolve():
-        raise BadConfig(f"{to.name} is the file that is graded: give the grades a file of their own")
-    if not path.is_file():
-        raise BadConfig(f"there is no file {path}: check the path")
+    check_pair(path, to, "grades")
     if to.is_dir() or not to.parent.is_dir():
         raise BadConfig(f"the grades cannot be written to {to}: {'it' if to.is_dir() else 'its folder'} is not there as such")
 
@@ -152,7 +116,7 @@ def _check_columns(path: Path, dataset: Dataset) -> bool:
         problems = [problem for problem in [first_bad_json_line(path)] if problem]
     if problems:
         raise BadData(f"{path.name} cannot be read:\n" + "\n".join(f"  {problem}" for problem in problems))
-    columns = _columns(path)
+    columns = columns_of(path)
     missing = [column for column in dataset.inputs if column not in columns]
     if missing:
         raise BadData(f"{path.name} has no column {missing[0]!r}; it has {', '.join(columns) or 'none'}")
@@ -165,20 +129,11 @@ def _check_columns(path: Path, dataset: Dataset) -> bool:
     return dataset.label in columns
 
 
-def _columns(path: Path) -> list[str]:
-    if FORMATS[path.suffix] == "parquet":
-        return list(_open_parquet(path).schema_arrow.names)
-    if FORMATS[path.suffix] == "JSON lines":
-        return list(dict.fromkeys(name for row in _rows(path) for name in row))
-    with _csv_rows(path) as rows:
-        return next(rows, [])
-
-
 def _scan(path: Path, dataset: Dataset, label: str | None, grades: Sequence[str]) -> tuple[int, int, list[str]]:
     """Rows, rows that a person graded, and the grades that people gave, sorted."""
     faults, found = _Faults(path), set[str]()
     rows = human = 0
-    for place, row in enumerate(_rows(path)):
+    for place, row in enumerate(rows_of(path)):
         rows += 1
         for fault in _faults_of(row, dataset):
             faults.add(fault, place)
@@ -208,96 +163,6 @@ def _faults_of(row: Mapping[str, Any], dataset: Dataset) -> Iterator[str]:
             yield f"column {column!r} is empty"
     if sum(len(as_text(row.get(column))) for column in dataset.inputs) > dataset.max_characters:
         yield f"more than dataset.max_characters = {dataset.max_characters:,} characters"
-
-
-def _rows(path: Path) -> Iterator[Row]:
-    if FORMATS[path.suffix] == "parquet":
-        for batch in _open_parquet(path).iter_batches(batch_size=ROWS_AT_ONCE):
-            yield from batch.to_pylist()
-    elif FORMATS[path.suffix] == "JSON lines":
-        yield from (json.loads(line) for line in _json_lines(path))
-    else:
-        with _csv_rows(path) as rows:
-            header: list[str] = next(rows, [])
-            yield from (dict(zip(header, row, strict=True)) for row in rows if row)
-
-
-def _open_parquet(path: Path) -> Any:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise BadData(f"{path.name} cannot be read as parquet: {error}") from None
-
-
-def _json_lines(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as stream:
-        yield from (line.strip() for line in stream if line.strip())
-
-
-@contextmanager
-def _csv_rows(path: Path) -> Iterator[Any]:
-    limit = csv.field_size_limit(sys.maxsize)  # essays are longer than the library allows
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            yield csv.reader(stream, delimiter=_delimiter(path))
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix == ".tsv" else ","
-
-
-def _cells(grade: Grade) -> Row:
-    """A grade as cells of a row; a NUL in what a model said would make the file unreadable."""
-    cells = grade.model_dump(mode="json")
-    return {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in cells.items()}
-
-
-def _write_csv(path: Path, aside: Path, cells: Sequence[Row]) -> None:
-    with path.open("rb") as start:
-        first = start.readline()
-    encoding = "utf-8-sig" if first.startswith(b"\xef\xbb\xbf") else "utf-8"
-    end = "\r\n" if first.endswith(b"\r\n") else "\n"
-    with _csv_rows(path) as rows, aside.open("w", encoding=encoding, newline="") as stream:
-        writer = csv.writer(stream, delimiter=_delimiter(path), lineterminator=end)
-        writer.writerow([*next(rows), *ADDED])
-        for row, added in zip((row for row in rows if row), cells, strict=True):
-            writer.writerow([*row, *("" if added[name] is None else added[name] for name in ADDED)])
-
-
-def _write_json(path: Path, aside: Path, cells: Sequence[Row]) -> None:
-    with aside.open("w", encoding="utf-8") as stream:
-        for line, added in zip(_json_lines(path), cells, strict=True):
-            _extend(stream, line, added)
-
-
-def _extend(stream: TextIO, line: str, added: Row) -> None:
-    """Add keys before a JSON object's last brace, so that what stands before them stays as it is to the byte."""
-    stream.write(f"{line[:-1].rstrip()}, {json.dumps(added, ensure_ascii=False)[1:]}\n")
-
-
-def _write_parquet(path: Path, aside: Path, cells: Sequence[Row]) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    types = {"grade": pyarrow.string(), "confidence": pyarrow.float64(), "reason": pyarrow.string(), "failure": pyarrow.string()}
-    fields = [pyarrow.field(name, types[name]) for name in ADDED]
-    file, done = _open_parquet(path), 0
-    schema = file.schema_arrow
-    for each in fields:
-        schema = schema.append(each)
-    with pyarrow.parquet.ParquetWriter(aside, schema) as writer:
-        for batch in file.iter_batches(batch_size=ROWS_AT_ONCE):
-            table = pyarrow.Table.from_batches([batch])
-            part = cells[done : done + len(table)]
-            for each in fields:
-                table = table.append_column(each, pyarrow.array([row[each.name] for row in part], each.type))
-            writer.write_table(table.cast(schema))
-            done += len(table)
 
 
 def write_grades(path: Path, grades: Iterable[Grade]) -> None:

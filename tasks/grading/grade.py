@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.config import BakeoffConfig, Prompt
+from tasks.data.tables import place_result
 from tasks.errors import BadConfig
 from tasks.grading.agreement import measure_agreement, measure_consistency
-from tasks.grading.files import examples_of, open_file, place_result, read_grades, write_graded, write_grades
+from tasks.grading.files import examples_of, open_file, read_grades, write_graded, write_grades
 from tasks.grading.judge import Judge, grade_rows, pick_prompt
 from tasks.grading.records import GradedRecord, GradingFile, GradingReport, JudgeRecord
 from tasks.grading.validation import judge_record, keep_record, not_validated
@@ -39,7 +40,7 @@ def check_request(
     Raises:
         OutsideRoots, BadConfig, BadData: as `open_file` and `place_result` say.
     """
-    to = place_result(output_file, own_process, settings.home)
+    to = place_result(output_file, own_process, settings.home / "graded")
     grades = _labels_of(champion, config) if champion else []
     return open_file(config.dataset, settings.readable(input_file), to, grades)
 

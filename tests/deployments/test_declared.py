@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
 from deployments.pools import JOB_TEMPLATE, POOLS
-from deployments.register import declare, declare_grading, register
+from deployments.register import declare, declare_grading, declare_prediction, register
 from tasks.config import BakeoffConfig, load_config
 from tasks.errors import BadConfig, MissingPart
 from tasks.orchestration import roots_of_run
@@ -36,6 +36,16 @@ def test_each_pool_grades_too_on_demand_alone(pool: str) -> None:
     assert declared.schedules == []
     assert declared.enforce_parameter_schema
     assert set(declared._parameter_openapi_schema.required) == {"config", "input_file", "output_file"}
+    assert declared.concurrency_limit == 1
+
+
+@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
+def test_each_pool_predicts_too_on_demand_alone(pool: str) -> None:
+    declared = declare_prediction(pool, CONFIG)
+    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.predict.predict")
+    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "predict"
+    assert declared.schedules == []
+    assert set(declared._parameter_openapi_schema.required) == {"config", "input_path", "output_path"}
     assert declared.concurrency_limit == 1
 
 

@@ -96,6 +96,9 @@ def run_by_schedule(api: httpx.Client) -> str:
     pytest.fail(f"the scheduler made no run of the schedule; the soonest is {[run['created_by'] for run in found]}")
 
 
+ENTRIES = ("flows.bakeoff.bakeoff", "flows.grade.grade", "flows.predict.predict")
+
+
 def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: httpx.Client, root: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "deployments"]
     env = environment(PREFECT_API_URL=server, PREFECT_HOME=str(tmp_path))
@@ -115,7 +118,7 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     assert sorted(pool["name"] for pool in pools) == POOLS
     assert all((pool["type"], pool["concurrency_limit"]) == ("process", 1) for pool in pools)
     names = [(each["name"], each["entrypoint"]) for each in api.post("/deployments/filter", json={}).raise_for_status().json()]
-    assert sorted(names) == sorted((pool, entry) for pool in POOLS for entry in ("flows.bakeoff.bakeoff", "flows.grade.grade"))
+    assert sorted(names) == sorted((pool, entry) for pool in POOLS for entry in ENTRIES)
     for pool in POOLS:
         after = deployment(api, pool)
         assert after["id"] == before[pool]["id"]

@@ -16,8 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from tasks.config import Dataset
+from tasks.data.tables import place_result
 from tasks.errors import BadConfig, BadData, OutsideRoots
-from tasks.grading.files import examples_of, open_file, place_result, read_grades, write_graded
+from tasks.grading.files import examples_of, open_file, read_grades, write_graded
 from tasks.grading.records import Grade
 from tasks.records import Failure
 from tests.grading.making import COLUMNS, KENNEDY, QUESTION, REASON, grade_all, student_of, teacher
@@ -144,17 +145,17 @@ def test_a_file_that_changed_meanwhile_or_too_few_grades_leave_nothing_behind(tm
     with pytest.raises(BadData, match="2 grades for 1 rows"):
         write_graded(file, GRADES[:2])
     write(path, f"{HEADER}\nq,a,t\n")
-    with pytest.raises(BadData, match="changed while it was graded"):
+    with pytest.raises(BadData, match="changed while it was read"):
         write_graded(file, GRADES[:1])
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_run_of_a_deployment_writes_plain_names_into_its_home_alone(tmp_path: Path) -> None:
-    assert place_result("out.csv", False, tmp_path) == tmp_path / "graded" / "out.csv"
-    assert place_result("/anywhere/out.csv", True, tmp_path) == Path("/anywhere/out.csv")
+    assert place_result("out.csv", False, tmp_path / "graded") == tmp_path / "graded" / "out.csv"
+    assert place_result("/anywhere/out.csv", True, tmp_path / "graded") == Path("/anywhere/out.csv")
     for name in ("/etc/out.csv", "../out.csv", "a/out.csv", ".hidden.csv", "a\0.csv", "x" * 300):
         with pytest.raises(OutsideRoots, match="plain file name"):
-            place_result(name, False, tmp_path)
+            place_result(name, False, tmp_path / "graded")
 
 
 def test_a_killed_run_goes_on_from_the_journal_and_asks_only_what_is_missing(tmp_path: Path) -> None:
