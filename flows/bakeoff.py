@@ -56,6 +56,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
             name=config.name,
             dataset=dataset,
             models=models,
+            contenders=[contender for contender, _ in evaluated],
             champion=champion.champion() if champion else None,
             spent_usd=bench.cap.spent_usd,
             reused=bench.workspace.reused,

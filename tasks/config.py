@@ -297,6 +297,16 @@ class ClassWeights(StrEnum):
     """More for rare labels: each label's rows weigh as much as any other's."""
 
 
+LORA_SWITCHES = ("dora", "rslora", "quantized")
+ALL_LINEAR = "all-linear"
+"""What PEFT calls all linear layers; the same as naming no target."""
+
+
+def _targets(value: Any) -> Any:
+    names = [value] if isinstance(value, str) else value
+    return [] if names == [ALL_LINEAR] else names
+
+
 class Tuned(Part):
     """One fine-tuned contender."""
 
@@ -314,8 +324,14 @@ class Tuned(Part):
     """LoRA: the update is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """LoRA: dropout before the update."""
-    targets: list[str] = []
-    """LoRA: names of the modules to adapt; empty adapts all linear layers of the encoder."""
+    targets: Annotated[list[str], BeforeValidator(_targets)] = []
+    """LoRA: names of the modules to adapt; empty (or `all-linear`) adapts all linear layers of the encoder."""
+    dora: bool = False
+    """LoRA: learn the size of each weight apart from its direction (DoRA)."""
+    rslora: bool = False
+    """LoRA: scale the update by alpha / sqrt(rank) instead, so that high ranks learn as fast (rsLoRA)."""
+    quantized: bool = False
+    """LoRA: hold the base in 4 bits while training (QLoRA); needs CUDA and the package bitsandbytes."""
     learning_rate: float = Field(5e-4, gt=0, le=1)
     """The peak learning rate."""
     epochs: int = Field(3, ge=1, le=1000)
@@ -344,6 +360,13 @@ class Tuned(Part):
     """Which end of a long text is cut off."""
     seed: int = Field(42, ge=0)
     """Seeds the head's first weights, the order of rows and dropout."""
+
+    @model_validator(mode="after")
+    def _switches_fit_the_method(self) -> Self:
+        wrong = [name for name in LORA_SWITCHES if getattr(self, name)] if self.method is not Method.LORA else []
+        if wrong:
+            raise ValueError(f"tuned {self.name!r}: {wrong[0]} is a way of LoRA, but the method is {self.method}: set method: lora")
+        return self
 
 
 class Combination(StrEnum):

@@ -146,11 +146,16 @@ class TrainingFacts(Model):
     base: str
     revision: str
     method: str
+    switches: list[str] = []
+    """Of LoRA, those that were on: `dora`, `rslora`, `quantized`."""
+    objective: str = "supervised"
     device: str
     dtype: str
     parameters: int
     """All parameters."""
     parameters_trained: int
+    trained_by_part: dict[str, int] = {}
+    """Parameters trained, by part: `lora` (the updates), `head`, `encoder`."""
     epochs: list[dict[str, float]]
     """By epoch: `epoch`, `loss`, `dev_accuracy`, `seconds`."""
     losses: list[dict[str, float]] = []
@@ -163,6 +168,8 @@ class TrainingFacts(Model):
     """Rows a step on the device; halved when memory ran out, at the same effective batch."""
     calibration: Calibration | None = None
     """None where it was not asked for."""
+    publish_bytes: int = 0
+    """What publishing the contender takes: its weights, tokenizer and facts, without the base that they stand on."""
     findings: list[Finding] = []
 
 
@@ -377,6 +384,41 @@ class BestPrompt(Model):
     """Endpoints where the same prompt was tried and another did better on dev: that other by endpoint."""
 
 
+class Lift(Model):
+    """What a method or an objective adds to a tuned contender: beside one without it, on the same test rows."""
+
+    contender: str
+    against: str
+    """For `method` the contender on the same base that trains the head alone; for `objective` the one of the same recipe that is
+    supervised alone."""
+    of: Literal["method", "objective"]
+    comparison: Comparison
+    p_holm: float
+    """The comparison's p-value, corrected by Holm over all lifts of the run."""
+    finding: Literal["gain", "loss", "none"]
+    """What the corrected p-value says at the gate's alpha (`none`: no difference found)."""
+
+
+class TunedLine(Model):
+    """One line of the table of tuned contenders: what training took, and what publishing takes."""
+
+    contender: str
+    base: str
+    method: str
+    """`lora`, `head` or `full`, with the switches of LoRA that were on, such as `lora (dora)`."""
+    objective: str
+    accuracy: float
+    """On test."""
+    parameters: int
+    parameters_trained: int
+    trained_by_part: dict[str, int]
+    """`lora` (the updates), `head`, `encoder`."""
+    seconds: float
+    """For training, evaluation on dev among it; of the run that trained, where the product is reused."""
+    peak_memory_bytes: int
+    publish_bytes: int
+
+
 class Decision(StrEnum):
     """What a verdict says."""
 
@@ -418,6 +460,8 @@ class Judgement(Record):
     """Where prompts differ in nothing but their format."""
     best_prompts: list[BestPrompt] = []
     """By endpoint, where prompts were tried on several."""
+    lifts: list[Lift] = []
+    """What the methods and objectives of tuned contenders add."""
 
 
 class Champion(Model):
@@ -493,6 +537,10 @@ class Verdict(Model):
     """Where prompts differ in nothing but their format."""
     best_prompts: list[BestPrompt] = []
     """By endpoint, where prompts were tried on several."""
+    tuned: list[TunedLine] = []
+    """What training took, by tuned contender."""
+    lifts: list[Lift] = []
+    """What the methods and objectives of tuned contenders add."""
     models: list[AskedModel] = []
     """By endpoint that is not embedded: its model, prices and announced end."""
     champion: Champion | None

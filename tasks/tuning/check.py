@@ -1,10 +1,13 @@
-"""What can be known of a recipe before anybody is paid: that the LoRA targets it names are in the base."""
+"""What can be known of a recipe before anybody is paid: that the LoRA targets it names are in the base, and that this machine can
+hold a base in 4 bits where it asks for that."""
 
+import importlib.util
 from typing import Any
 
 from tasks.bases import ResolvedBase
 from tasks.child import run_child, serve_child
 from tasks.config import Method, Tuned
+from tasks.errors import BadConfig, MissingPart
 from tasks.records import Record
 from tasks.workspace import Building, Stage, Workspace
 
@@ -16,8 +19,11 @@ def check_recipe(tuned: Tuned, base: ResolvedBase, workspace: Workspace) -> None
     checked once, in a child process that builds the architecture without weights.
 
     Raises:
-        BadConfig: naming the targets, and the linear layers that there are.
+        BadConfig: naming the targets, and the linear layers that there are; or the recipe is quantized, and there is no CUDA here.
+        MissingPart: the recipe is quantized, and bitsandbytes is not installed.
     """
+    if tuned.quantized:
+        refuse_without_four_bits(tuned)
     if tuned.method is not Method.LORA or not tuned.targets:
         return
 
@@ -27,6 +33,23 @@ def check_recipe(tuned: Tuned, base: ResolvedBase, workspace: Workspace) -> None
         return Record()
 
     workspace.produce(CHECK, [base.config_sha256], {"targets": tuned.targets}, Record, build, f"check {tuned.name}")
+
+
+def refuse_without_four_bits(tuned: Tuned) -> None:
+    """Raises BadConfig or MissingPart where a base cannot be held in 4 bits."""
+    from tasks.device import pick_device
+
+    device = pick_device()
+    if device.name != "cuda":
+        raise BadConfig(
+            f"tuned contender {tuned.name!r} is quantized (QLoRA), which needs CUDA; this machine trains on {device.name} "
+            f"({device.reason}): set quantized: false, or run on a pool with a GPU"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingPart(
+            f"tuned contender {tuned.name!r} is quantized (QLoRA), which needs bitsandbytes: pip install 'bakeoff[quantized]', or "
+            "set quantized: false"
+        )
 
 
 def check(request: dict[str, Any]) -> None:

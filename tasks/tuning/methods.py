@@ -2,7 +2,7 @@
 
 The head is whatever stands outside the encoder, and what the base lacks. Each method stores what it trained, as safetensors:
 
-    lora   adapter/            as PEFT writes it, naming the base by public id and revision
+    lora   adapter/            as PEFT writes it, naming the base by public id and revision (DoRA and rsLoRA alike)
     head   head.safetensors    the trained weights by name
     full   model/              the whole model, as transformers writes it
 """
@@ -21,16 +21,35 @@ logger = logging.getLogger(__name__)
 ADAPTER, HEAD, WHOLE = "adapter", "head.safetensors", "model"
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 """What architectures call their attention dropout."""
-LORA_KEYS = ("r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "modules_to_save", "bias", "fan_in_fan_out")
+LORA_KEYS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "target_modules",
+    "exclude_modules",
+    "modules_to_save",
+    "bias",
+    "fan_in_fan_out",
+    "use_dora",
+    "use_rslora",
+)
 """The only keys of an adapter's config that are obeyed; others can name code to import."""
 
 
-def load_base(path: Path, labels: Sequence[str], vocabulary: int, pad_id: int, attention_dropout: float | None = None) -> Any:
+def load_base(
+    path: Path,
+    labels: Sequence[str],
+    vocabulary: int,
+    pad_id: int,
+    attention_dropout: float | None = None,
+    quantized_on: str = "",
+) -> Any:
     """A base model with a new head for these labels, in float32, its head's first weights drawn from torch's seed.
 
     Args:
         vocabulary: tokens that the tokenizer knows; the embeddings grow where a mended pad token lies beyond them.
         attention_dropout: instead of the base's own.
+        quantized_on: hold the encoder's matrices in 4 bits on this device (QLoRA); the model then stays there.
 
     Raises:
         BadConfig: the folder holds no model that can classify without running code of its own.
@@ -53,6 +72,7 @@ def load_base(path: Path, labels: Sequence[str], vocabulary: int, pad_id: int, a
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **(four_bits(config, quantized_on) if quantized_on else {}),
             **safe,
         )
     except (OSError, ValueError, KeyError) as error:
@@ -84,6 +104,25 @@ def linear_names(model: Any) -> list[str]:
     encoder = getattr(model, model.base_model_prefix)
     layers = (name for name, module in encoder.named_modules() if isinstance(module, Linear | Conv1D) and "pooler" not in name)
     return sorted({name.rpartition(".")[2] for name in layers})
+
+
+def four_bits(config: Any, device: str) -> dict[str, Any]:
+    """Arguments with which `from_pretrained` holds the encoder in 4 bits (NF4, doubly quantized, products in bfloat16) on a device;
+    the head, which is new, stays as it is."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+
+    with torch.device("meta"):
+        bare = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    outside = [name for name, _ in bare.named_children() if name != bare.base_model_prefix]
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=[*outside, "pooler"],
+    )
+    return {"quantization_config": quantization, "device_map": {"": device}}
 
 
 def choose_weights(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
@@ -123,8 +162,33 @@ def _with_lora(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
         target_modules=sorted(tuned.targets or linear_names(model)),
         exclude_modules=None if tuned.targets else r".*pooler.*",
         modules_to_save=head_modules(model),
+        use_dora=tuned.dora,
+        use_rslora=tuned.rslora,
     )
+    if tuned.quantized:
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     return get_peft_model(model, config)
+
+
+def trained_by_part(model: Any) -> dict[str, int]:
+    """How many parameters train, by part: `lora` (the updates), `head`, `encoder`; parts in which none trains are left out."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    heads = tuple(f"{name}." for name in head_modules(inner))
+    found = {"lora": 0, "head": 0, "encoder": 0}
+    for name, weight in inner.named_parameters():
+        if weight.requires_grad:
+            part = "lora" if ".lora_" in name else "head" if name.startswith(heads) else "encoder"
+            found[part] += weight.numel()
+    return {part: count for part, count in found.items() if count}
+
+
+def all_parameters(model: Any) -> int:
+    """Of the base and what was added. The frozen copy that PEFT keeps of a trained head does not count, and of weights in 4 bits
+    each counts as one."""
+    weights = [weight for name, weight in model.named_parameters() if ".original_module." not in name]
+    return sum(weight.numel() * (2 if hasattr(weight, "quant_state") else 1) for weight in weights)
 
 
 def trained_weights(model: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.bases import ResolvedBase
 from tasks.child import serve_child
-from tasks.config import Tuned
+from tasks.config import LORA_SWITCHES, Tuned
 from tasks.device import Device, pick_device
 from tasks.errors import MemoryRanOut, TrainingError
 from tasks.progress import progress
@@ -149,8 +149,10 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
 
     tuned = job.tuned
     set_seed(tuned.seed)
-    model = load_base(job.base.path, job.labels, len(tokenizer), tokenizer.pad_token_id, tuned.attention_dropout)
-    model = choose_weights(model, tuned, job.base).to(device.name)
+    quantized_on = device.name if tuned.quantized else ""
+    model = load_base(job.base.path, job.labels, len(tokenizer), tokenizer.pad_token_id, tuned.attention_dropout, quantized_on)
+    model = choose_weights(model, tuned, job.base)
+    model = model if quantized_on else model.to(device.name)
     before = _labels_of(job, model, tokenizer)
     train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
     given = arguments(tuned, device, micro_batch, len(train), job.checkpoints, job.report_to)
@@ -199,7 +201,9 @@ def _stopped(job: Job, trainer: Any) -> list[Finding]:
 
 
 def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
-    parameters = dict(trainer.model.named_parameters()).values()
+    from tasks.tuning.methods import all_parameters, trained_by_part
+
+    by_part = trained_by_part(trainer.model)
     epochs = epoch_facts(trainer.state.log_history)
     rows = len(trainer.lengths) * len(epochs)
     best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["epoch"]))
@@ -207,10 +211,12 @@ def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seco
         base=job.base.id,
         revision=job.base.revision,
         method=job.tuned.method,
+        switches=[name for name in LORA_SWITCHES if getattr(job.tuned, name)],
         device=device.name,
         dtype=device.dtype,
-        parameters=sum(weight.numel() for weight in parameters),
-        parameters_trained=sum(weight.numel() for weight in parameters if weight.requires_grad),
+        parameters=all_parameters(trainer.model),
+        parameters_trained=sum(by_part.values()),
+        trained_by_part=by_part,
         epochs=epochs,
         losses=loss_facts(trainer.state.log_history, trainer.state.logging_steps, trainer.state.max_steps // job.tuned.epochs),
         best_epoch=int(best["epoch"]),

@@ -87,7 +87,8 @@ def tune(
             occupies="device",
             spec=_spec(tuned, base, outcome["vocabulary"], facts),
         )
-        write_manifest(building.folder, manifest)
+        written = write_manifest(building.folder, manifest)
+        facts = facts.model_copy(update={"publish_bytes": sum((building.folder / name).stat().st_size for name in written.files)})
         return ContenderRecord(
             name=tuned.name, arm=Arm.TUNED, kind="tuned", occupies="device", training=facts, samples=outcome["samples"]
         )

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Sequence
 
-from tasks.config import Gate, Prompt
+from tasks.config import Gate, Prompt, Tuned
 from tasks.evaluation.scores import Evaluation
 from tasks.records import (
     Arm,
@@ -21,6 +21,7 @@ from tasks.records import (
 )
 from tasks.verdict.contestants import Contestant, contestant
 from tasks.verdict.effects import find_best_prompts, find_effects, find_format_spread, read_prompted
+from tasks.verdict.lifts import find_lifts
 from tasks.verdict.statistics import compare
 from tasks.verdict.wording import champion_label, reason_first, reason_same, reason_versus
 from tasks.workspace import Building, Stage, Workspace
@@ -28,11 +29,12 @@ from tasks.workspace import Building, Stage, Workspace
 logger = logging.getLogger(__name__)
 STAGE = Stage(
     "verdict",
-    2,
+    3,
     (
         "tasks.verdict.decision",
         "tasks.verdict.contestants",
         "tasks.verdict.effects",
+        "tasks.verdict.lifts",
         "tasks.verdict.statistics",
         "tasks.verdict.wording",
     ),
@@ -45,6 +47,7 @@ def judge(
     champion: Evaluation | None,
     workspace: Workspace,
     prompts: Sequence[Prompt] = (),
+    tuned: Sequence[Tuned] = (),
 ) -> Judgement:
     """Decide, or find what was decided over the same predictions and champion; with the effects of the prompts' techniques.
 
@@ -53,10 +56,11 @@ def judge(
         champion: of the contender that is champion now, on the same data set; None where there is none. One with the fingerprint
             of a contender of this run is that contender.
         prompts: the run's prompted contenders; their effects take no part in the decision.
+        tuned: the run's tuned contenders; likewise their lifts.
     """
     inputs = sorted(evaluation.scores.fingerprint for evaluation in evaluations)
     of_champion = champion and [champion.scores.of, champion.scores.fingerprint]
-    config = {"gate": gate, "champion": of_champion, "prompts": list(prompts)}
+    config = {"gate": gate, "champion": of_champion, "prompts": list(prompts), "tuned": list(tuned)}
 
     def build(building: Building) -> Judgement:
         contestants = [contestant(evaluation) for evaluation in evaluations]
@@ -67,6 +71,7 @@ def judge(
                 "effects": find_effects(prompted, gate.alpha),
                 "format_spread": find_format_spread(prompted),
                 "best_prompts": find_best_prompts(prompted),
+                "lifts": find_lifts(tuned, contestants, gate.alpha),
             }
         )
 

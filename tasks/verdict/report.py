@@ -12,6 +12,7 @@ from tasks.records import (
     AskedModel,
     Champion,
     Comparison,
+    ContenderRecord,
     ContenderVerdict,
     DatasetRecord,
     DatasetSummary,
@@ -23,6 +24,7 @@ from tasks.records import (
 from tasks.verdict.effects_report import effects_table, markdown_effects, prompt_facts
 from tasks.verdict.statistics import holm
 from tasks.verdict.text import DASH, dollars, escape, markdown_table, milliseconds, or_dash, plain
+from tasks.verdict.tuned_report import markdown_tuned, tuned_lines, tuned_table
 from tasks.verdict.wording import p_value, percent
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ def verdict_of(
     name: str,
     dataset: DatasetRecord,
     models: Sequence[AskedModel] = (),
+    contenders: Sequence[ContenderRecord] = (),
     champion: Champion | None,
     spent_usd: float,
     reused: Sequence[str],
@@ -56,6 +59,7 @@ def verdict_of(
 
     Args:
         models: behind the endpoints that are not embedded.
+        contenders: this run's; of the tuned ones the verdict says what training took.
         champion: what the store points to after this run.
         spent_usd: paid to endpoints by this run.
         reused: the stages that found their product.
@@ -72,6 +76,8 @@ def verdict_of(
         effects=judgement.effects,
         format_spread=judgement.format_spread,
         best_prompts=judgement.best_prompts,
+        tuned=tuned_lines(contenders, judgement),
+        lifts=judgement.lifts,
         models=list(models),
         champion=champion,
         spent_usd=spent_usd,
@@ -97,6 +103,9 @@ def render_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> "RenderableT
     effects = effects_table(verdict)
     if effects:
         parts += [*effects, Text()]
+    tuned = tuned_table(verdict)
+    if tuned:
+        parts += [*tuned, Text()]
     return Group(*parts, _facts(verdict, closer))
 
 
@@ -112,6 +121,7 @@ def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
     if verdict.comparisons:
         parts += ["## On the same test rows", markdown_table(COMPARED, _compared(verdict.comparisons))]
     parts += markdown_effects(verdict)
+    parts += markdown_tuned(verdict)
     failures = [_failures(line) for line in verdict.contenders if line.failures]
     if failures:
         parts += ["## Rows without a usable answer", "\n".join(f"- {escape(text)}" for text in failures)]

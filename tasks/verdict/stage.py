@@ -11,13 +11,14 @@ from tasks.records import Judgement, Verdict
 from tasks.verdict.decision import judge
 from tasks.verdict.effects_report import effect_rows
 from tasks.verdict.report import markdown_verdict, table_rows
+from tasks.verdict.tuned_report import tuned_rows
 from tasks.workspace import Workspace, write_durably
 
 
 @stage("gate", run_name="gate {config.name}")
 def gate(config: BakeoffConfig, evaluations: Sequence[Evaluation], champion: Evaluation | None, workspace: Workspace) -> Judgement:
     """Decide whether the best contender may become champion, whose evaluation `champion` is; and find what techniques do."""
-    return judge(config.gate, evaluations, champion, workspace, config.prompts)
+    return judge(config.gate, evaluations, champion, workspace, config.prompts, config.tuned)
 
 
 @stage("report", run_name="report {verdict.name}")
@@ -29,3 +30,4 @@ def report(verdict: Verdict, workspace: Workspace) -> None:
     create_markdown_artifact(key=artifact_key("verdict", verdict.name), markdown=markdown_verdict(verdict))
     create_table_artifact(key=artifact_key("contenders", verdict.name), table=table_rows(verdict), description=verdict.reason)
     show_table(f"effects {verdict.name}", effect_rows(verdict), "What each technique does, against its endpoint's plain prompt")
+    show_table(f"tuned {verdict.name}", tuned_rows(verdict), "What each tuned contender trained, took, and adds")

@@ -9,7 +9,7 @@ from tasks.bases import ResolvedBase
 from tasks.config import Method, Tuned
 from tasks.errors import BadConfig, IntegrityError
 from tasks.tuning.check import check_recipe
-from tasks.tuning.methods import choose_weights, linear_names, load_base, restore, store
+from tasks.tuning.methods import all_parameters, choose_weights, linear_names, load_base, restore, store, trained_by_part
 from tasks.workspace import Workspace
 from tests.tiny_model import LABELS, make_base
 
@@ -83,6 +83,44 @@ def test_a_stored_contender_predicts_as_it_did(method: Method, base: ResolvedBas
     torch.manual_seed(99)  # whatever is not stored would come out otherwise
     _same(model, restore(tmp_path, method, base.path, LABELS, 25, 0))
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {".json", ".safetensors"}
+
+
+@pytest.mark.parametrize("switch", ["dora", "rslora"])
+def test_ways_of_lora_are_stored_and_predict_as_they_did(switch: str, base: ResolvedBase, tmp_path: Path) -> None:
+    tuned = Tuned.model_validate({"name": "t", switch: True, "rank": 16})
+    model = choose_weights(classifier(base), tuned, base)
+    _disturb(model)
+    store(model, tuned, base, tmp_path)
+    torch.manual_seed(99)
+    _same(model, restore(tmp_path, Method.LORA, base.path, LABELS, 25, 0))
+    assert json.loads((tmp_path / "adapter/adapter_config.json").read_text())[f"use_{switch}"] is True
+
+
+def test_what_trains_is_told_apart_into_updates_and_head(base: ResolvedBase) -> None:
+    head = 32 * 32 + 32 + 2 * 32 + 2
+    lora = choose_weights(classifier(base), Tuned(name="t", rank=2, targets=["q_lin"]), base)
+    assert trained_by_part(lora) == {"lora": 2 * 2 * (32 + 32), "head": head}
+    assert trained_by_part(choose_weights(classifier(base), Tuned(name="t", method=Method.HEAD), base)) == {"head": head}
+    full = choose_weights(classifier(base), Tuned(name="t", method=Method.FULL), base)
+    assert trained_by_part(full) == {"head": head, "encoder": trained(full) - head}
+    assert all_parameters(lora) == trained(full) + 2 * 2 * (32 + 32)  # the head counts once
+
+
+def test_all_linear_is_the_same_as_no_target() -> None:
+    assert Tuned.model_validate({"name": "t", "targets": "all-linear"}) == Tuned(name="t")
+    assert Tuned.model_validate({"name": "t", "targets": "query"}).targets == ["query"]
+
+
+def test_a_way_of_lora_with_another_method_is_refused() -> None:
+    with pytest.raises(ValueError, match="dora is a way of LoRA, but the method is head"):
+        Tuned(name="t", method=Method.HEAD, dora=True)
+
+
+def test_a_base_in_four_bits_is_refused_before_training_where_there_is_no_cuda(base: ResolvedBase, home: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is CUDA here")
+    with pytest.raises(BadConfig, match=r"'t' is quantized .* needs CUDA; this machine trains on (cpu|mps)"):
+        check_recipe(Tuned(name="t", quantized=True), base, Workspace(home))
 
 
 def test_the_adapter_names_the_base_publicly_and_loads_with_plain_peft(base: ResolvedBase, tmp_path: Path) -> None:
