@@ -79,7 +79,7 @@ def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Eval
     told = interview_people(config, dataset, bench)
     made: dict[str, Made] = {kind: ({"device"}, lanes.submit({"device"}, trivial, kind, dataset, space)) for kind in config.trivial}
     for tuned, base, ids in zip(config.tuned, bases, tokens, strict=True):
-        asked = tuned, dataset, ids, base, space, config.samples, bench.settings.training
+        asked = tuned, dataset, ids, base, space, config.samples, bench.settings
         made[tuned.name] = {"device"}, lanes.submit({"device"}, train, *asked)
     for prompt in config.prompts:
         resource = {bench.resource(f"endpoint:{prompt.endpoint}")}

@@ -281,6 +281,27 @@ class Method(StrEnum):
     FULL = "full"
 
 
+OBJECTIVES_OWN = (
+    "objective",
+    "corpus",
+    "corpus_column",
+    "corpus_rows",
+    "corpus_epochs",
+    "corpus_learning_rate",
+    "masked",
+)
+"""Fields of a tuned contender that its supervised step knows nothing of."""
+
+
+class Objective(StrEnum):
+    """What training minimises."""
+
+    SUPERVISED = "supervised"
+    """The right labels; for generation the right completions."""
+    SELF_SUPERVISED = "self_supervised"
+    """Further pre-training on unlabelled text, masked for encoders and causal for decoders; then supervised."""
+
+
 class TruncationSide(StrEnum):
     """Which end of a long text is cut."""
 
@@ -360,6 +381,20 @@ class Tuned(Part):
     """Which end of a long text is cut off."""
     seed: int = Field(42, ge=0)
     """Seeds the head's first weights, the order of rows and dropout."""
+    objective: Objective = Objective.SUPERVISED
+    """What training minimises."""
+    corpus: str = Field("", max_length=1024)
+    """self_supervised: the unlabelled text, named as `dataset.source` is; empty takes the train rows' own text."""
+    corpus_column: Annotated[str, Field(min_length=1)] = "text"
+    """self_supervised: the column of `corpus` that holds the text."""
+    corpus_rows: int | None = Field(None, ge=1)
+    """self_supervised: take at most this many texts, chosen by hash."""
+    corpus_epochs: int = Field(1, ge=1, le=1000)
+    """self_supervised: passes over the unlabelled text."""
+    corpus_learning_rate: float = Field(1e-4, gt=0, le=1)
+    """self_supervised: the peak learning rate of the further pre-training, which trains all weights of the base."""
+    masked: float = Field(0.15, gt=0, lt=1)
+    """self_supervised: the share of tokens that an encoder must guess."""
 
     @model_validator(mode="after")
     def _switches_fit_the_method(self) -> Self:

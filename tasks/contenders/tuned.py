@@ -34,6 +34,8 @@ class TunedSpec(Model):
     truncation_side: TruncationSide
     temperature: float = Field(1.0, gt=0)
     """Logits are divided by this before they become probabilities; labels do not depend on it."""
+    adapted: bool = False
+    """Whether it stands on the base in `adapted/`, which came of the base by further pre-training."""
 
 
 class TunedPredictor:
@@ -51,14 +53,12 @@ class TunedPredictor:
 
         quiet_libraries()
         self.spec = _spec(folder, manifest)
-        _refuse_missing_weights(folder, manifest, self.spec.method)
-        base = None if self.spec.method is Method.FULL else find_base(self.spec, settings)
+        _refuse_missing_weights(folder, manifest, self.spec)
         self.labels = manifest.labels
         self.tokenizer = load_tokenizer(folder / "tokenizer").tokenizer
         self.device = pick_device().name
-        model = restore(
-            folder, self.spec.method, base.path if base else None, self.labels, self.spec.vocabulary, self.tokenizer.pad_token_id
-        )
+        ground = base_path(folder, self.spec, settings)
+        model = restore(folder, self.spec.method, ground, self.labels, self.spec.vocabulary, self.tokenizer.pad_token_id)
         self.model = model.to(self.device)
 
     def predict(self, examples: Sequence[Example]) -> list[Answer]:
@@ -73,6 +73,13 @@ class TunedPredictor:
         ids = encode_texts(self.tokenizer, texts, self.spec.max_tokens, self.spec.truncation_side).ids
         logits = logits_of(self.model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], self.tokenizer.pad_token_id)
         return _answers(logits, ids, self.labels, self.spec.temperature)
+
+
+def base_path(folder: Path, spec: TunedSpec, settings: Settings) -> Path | None:
+    """What a contender's weights stand on; None for those that bring every weight. Errors as of `find_base`."""
+    if spec.method is Method.FULL:
+        return None
+    return folder / "adapted" if spec.adapted else find_base(spec, settings).path
 
 
 def find_base(spec: TunedSpec, settings: Settings) -> ResolvedBase:
@@ -99,16 +106,16 @@ def _spec(folder: Path, manifest: ContenderManifest) -> TunedSpec:
         raise IntegrityError(f"{folder / FILE}: spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
 
 
-def _refuse_missing_weights(folder: Path, manifest: ContenderManifest, method: Method) -> None:
+def _refuse_missing_weights(folder: Path, manifest: ContenderManifest, spec: TunedSpec) -> None:
     """Libraries fall back to pickle where safetensors are missing; so their absence is an error before any library looks."""
     weights = {
         Method.LORA: "adapter/adapter_model.safetensors",
         Method.HEAD: "head.safetensors",
         Method.FULL: "model/model.safetensors",
-    }[method]
-    sharded = method is Method.FULL and "model/model.safetensors.index.json" in manifest.files
-    if weights not in manifest.files and not sharded:
-        raise IntegrityError(f"{folder} has no {weights}: only safetensors weights are loaded")
+    }[spec.method]
+    for needed in [weights, *(["adapted/model.safetensors"] if spec.adapted and spec.method is not Method.FULL else [])]:
+        if needed not in manifest.files and f"{needed}.index.json" not in manifest.files:
+            raise IntegrityError(f"{folder} has no {needed}: only safetensors weights are loaded")
 
 
 def _answers(logits: Any, ids: Sequence[Sequence[int]], labels: Sequence[str], temperature: float) -> list[Answer]:

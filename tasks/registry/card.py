@@ -145,6 +145,7 @@ def _training(facts: TrainingFacts) -> str:
         "## Training",
         "",
         f"- Base: {plain(facts.base)}, revision `{plain(facts.revision)}`",
+        f"- Objective: {plain(facts.objective)}",
         f"- Method: {plain(facts.method)}; {facts.parameters_trained:,} of {facts.parameters:,} parameters trained",
         f"- Best epoch on dev: {facts.best_epoch} of {len(facts.epochs)}",
         f"- On {plain(facts.device)}, {plain(facts.dtype)}, {facts.batch_size} rows a step on the device",
@@ -187,10 +188,12 @@ def _loading(
 
 
 def _peft(facts: TrainingFacts, labels: int) -> str:
-    base, revision = json.dumps(facts.base), json.dumps(facts.revision)
+    adapted = facts.objective == "self_supervised"
+    base = json.dumps("this-folder/adapted" if adapted else facts.base)
+    revision = "" if adapted else f"revision={json.dumps(facts.revision)}, "
     return (
         "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-        f"base = AutoModelForSequenceClassification.from_pretrained({base}, revision={revision}, num_labels={labels})\n"
+        f"base = AutoModelForSequenceClassification.from_pretrained({base}, {revision}num_labels={labels})\n"
         'model = PeftModel.from_pretrained(base, "this-folder/adapter").eval()\n'
         'tokenizer = AutoTokenizer.from_pretrained("this-folder/tokenizer")\n```'
     )

@@ -5,6 +5,8 @@ The head is whatever stands outside the encoder, and what the base lacks. Each m
     lora   adapter/            as PEFT writes it, naming the base by public id and revision (DoRA and rsLoRA alike)
     head   head.safetensors    the trained weights by name
     full   model/              the whole model, as transformers writes it
+
+What stands on a base of its own (objective `self_supervised`) has that in adapted/ as well.
 """
 
 import json
@@ -19,6 +21,8 @@ from tasks.errors import BadConfig, IntegrityError
 
 logger = logging.getLogger(__name__)
 ADAPTER, HEAD, WHOLE = "adapter", "head.safetensors", "model"
+ADAPTED = "adapted"
+"""The base after further pre-training, which a contender on it carries along."""
 ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout", "attn_pdrop")
 """What architectures call their attention dropout."""
 LORA_KEYS = (

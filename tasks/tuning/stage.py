@@ -1,12 +1,13 @@
 """The room's Prefect tasks."""
 
 from tasks.bases import ResolvedBase, resolve_base
-from tasks.config import Tuned
+from tasks.config import Objective, Tuned
 from tasks.orchestration import show_svg, show_table, stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
-from tasks.settings import Settings, Training
+from tasks.settings import Settings
 from tasks.tuning.calibration import calibration_words
 from tasks.tuning.check import check_recipe
+from tasks.tuning.language.corpus import find_corpus
 from tasks.tuning.trackers import refuse_missing_trackers
 from tasks.tuning.tune import PICTURE, tune
 from tasks.workspace import Workspace
@@ -17,6 +18,8 @@ def find_base(tuned: Tuned, settings: Settings, workspace: Workspace) -> Resolve
     """Where the base model lies on this machine, downloaded where it must be; a recipe that does not fit it is refused."""
     refuse_missing_trackers(settings.training)
     base = resolve_base(tuned.base, tuned.revision, settings)
+    if tuned.objective is Objective.SELF_SUPERVISED:
+        find_corpus(tuned, None, settings)
     check_recipe(tuned, base, workspace)
     return base
 
@@ -29,10 +32,10 @@ def train(
     base: ResolvedBase,
     workspace: Workspace,
     samples: list[str],
-    training: Training,
+    settings: Settings,
 ) -> ContenderRecord:
     """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page."""
-    contender = tune(tuned, dataset, tokens, base, workspace, samples, training)
+    contender = tune(tuned, dataset, tokens, base, workspace, samples, settings.training, settings)
     facts = contender.training
     if facts:
         said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"

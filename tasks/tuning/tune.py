@@ -2,19 +2,22 @@
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from tasks.bases import ResolvedBase
 from tasks.child import run_child
-from tasks.config import Tuned
+from tasks.config import Method, Objective, Tuned
 from tasks.device import accelerators
 from tasks.errors import MemoryRanOut
 from tasks.manifest import ContenderManifest, write_manifest
-from tasks.records import Arm, ContenderRecord, DatasetRecord, TokensRecord, TrainingFacts
-from tasks.settings import Training
+from tasks.records import Arm, ContenderRecord, DatasetRecord, Finding, TokensRecord, TrainingFacts
+from tasks.settings import Settings, Training, load_settings
 from tasks.tuning.curves import draw_curves
+from tasks.tuning.language.adapt import MODEL, AdaptedRecord, adapt, adapted_base
+from tasks.tuning.methods import ADAPTED
 from tasks.tuning.trackers import tracker_environment
-from tasks.workspace import Building, Stage, Workspace
+from tasks.workspace import Building, Stage, Workspace, link
 
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
@@ -45,6 +48,7 @@ def tune(
     workspace: Workspace,
     samples: list[str] | None = None,
     training: Training | None = None,
+    settings: Settings | None = None,
 ) -> ContenderRecord:
     """Train a contender in a child process, or in several that train as one; or find the one that was trained from the same.
 
@@ -54,6 +58,7 @@ def tune(
         tokens: of this data set, for this base.
         samples: texts whose predictions before and after training are put in the record.
         training: how this machine trains; what is learned does not depend on it.
+        settings: where text of its own lies, for objectives that read some; those of this process if None.
 
     Raises:
         BadConfig: the base or the LoRA targets cannot be used.
@@ -61,18 +66,24 @@ def tune(
         ChildDied: the process was killed.
     """
 
+    adapted = _adapt(tuned, dataset, base, settings, workspace)
+    ground = adapted_base(adapted, base) if adapted else base
+
     def build(building: Building) -> ContenderRecord:
         request = {
             "tuned": tuned.model_dump(mode="json"),
             "labels": dataset.labels,
             "tokens": str(tokens.folder),
-            "base": {"id": base.id, "revision": base.revision, "path": str(base.path), "config_sha256": base.config_sha256},
+            "base": {"id": base.id, "revision": base.revision, "path": str(ground.path), "config_sha256": base.config_sha256},
             "samples": samples or [],
             "folder": str(building.folder),
             "checkpoints": str(building.inprogress / "checkpoints"),
         }
         outcome = _train(tuned, request, training or Training(), workspace, building)
         facts = TrainingFacts.model_validate(outcome["training"])
+        if adapted:
+            facts = _with_adaptation(facts, adapted)
+            _carry(adapted, tuned, building.folder)
         (building.folder / CURVES).write_text(json.dumps(facts.epochs, indent=2), encoding="utf-8")
         said = f"{tuned.name}: {tuned.method}, {facts.parameters_trained:,} of {facts.parameters:,} parameters"
         draw_curves(said, facts.losses, facts.epochs, facts.best_epoch, building.folder / PICTURE)
@@ -85,7 +96,7 @@ def tune(
             fingerprint=building.fingerprint,
             dataset=dataset.fingerprint,
             occupies="device",
-            spec=_spec(tuned, base, outcome["vocabulary"], facts),
+            spec=_spec(tuned, base, outcome["vocabulary"], facts) | {"adapted": adapted is not None},
         )
         written = write_manifest(building.folder, manifest)
         facts = facts.model_copy(update={"publish_bytes": sum((building.folder / name).stat().st_size for name in written.files)})
@@ -94,6 +105,7 @@ def tune(
         )
 
     inputs = [dataset.fingerprint, tokens.fingerprint, base.id, base.revision, base.config_sha256]
+    inputs += [adapted.fingerprint] if adapted else []
     config = {"tuned": tuned, "samples": samples or []}
     return workspace.produce(TRAIN, inputs, config, ContenderRecord, build, f"train {tuned.name}")
 
@@ -116,6 +128,39 @@ def _processes(tuned: Tuned, training: Training) -> int:
     if even < wanted:
         logger.warning("train %s: %d of %d processes, which share batch_size %d evenly", tuned.name, even, wanted, tuned.batch_size)
     return even
+
+
+def _adapt(
+    tuned: Tuned, dataset: DatasetRecord, base: ResolvedBase, settings: Settings | None, workspace: Workspace
+) -> AdaptedRecord | None:
+    """What the supervised step stands on, where the objective is self-supervised."""
+    if tuned.objective is not Objective.SELF_SUPERVISED:
+        return None
+    return adapt(tuned, dataset, base, settings or load_settings(), workspace)
+
+
+def _with_adaptation(facts: TrainingFacts, adapted: AdaptedRecord) -> TrainingFacts:
+    """What both steps took together; what the first one gave is a finding."""
+    message = (
+        f"further pre-training ({adapted.kind}) on {adapted.texts:,} texts, {adapted.seconds:.0f} s: the loss of a token of dev "
+        f"went from {adapted.loss_before:.3f} to {adapted.loss_after:.3f}"
+    )
+    found = [Finding(kind="adapted", count=adapted.texts, message=message), *adapted.findings, *facts.findings]
+    return facts.model_copy(
+        update={
+            "objective": Objective.SELF_SUPERVISED.value,
+            "seconds": round(facts.seconds + adapted.seconds, 3),
+            "findings": found,
+        }
+    )
+
+
+def _carry(adapted: AdaptedRecord, tuned: Tuned, folder: Path) -> None:
+    """The adapted base goes along, since nobody else has it; `full` holds every weight already."""
+    if tuned.method is not Method.FULL:
+        for file in (adapted.folder / MODEL).iterdir():
+            if file.suffix == ".safetensors" or file.name in ("config.json", "model.safetensors.index.json"):
+                link(file, folder / ADAPTED / file.name)
 
 
 def _spec(tuned: Tuned, base: ResolvedBase, vocabulary: int, facts: TrainingFacts) -> dict[str, str | int | float]:

@@ -8,7 +8,7 @@ takes part in the decision.
 from collections.abc import Sequence
 from typing import Literal
 
-from tasks.config import Method, Tuned
+from tasks.config import OBJECTIVES_OWN, Method, Objective, Tuned
 from tasks.records import Comparison, Lift
 from tasks.verdict.contestants import Contestant
 from tasks.verdict.statistics import compare, holm
@@ -43,10 +43,23 @@ def find_lifts(tuned: Sequence[Tuned], contestants: Sequence[Contestant], alpha:
 
 def _references(tuned: Tuned, known: Sequence[Tuned]) -> list[tuple[Tuned, Of]]:
     """Whom a contender is measured against, and what differs."""
+    if tuned.objective is not Objective.SUPERVISED:
+        plain = [each for each in known if each.objective is Objective.SUPERVISED and _supervised(each) == _supervised(tuned)]
+        return [(plain[0], "objective")] if plain else []
     if tuned.method is Method.HEAD:
         return []
-    heads = [each for each in known if each.method is Method.HEAD and _ground(each) == _ground(tuned)]
+    heads = [
+        each
+        for each in known
+        if each.method is Method.HEAD and each.objective is tuned.objective and _ground(each) == _ground(tuned)
+    ]
     return [(heads[0], "method")] if heads else []
+
+
+def _supervised(tuned: Tuned) -> Tuned:
+    """The recipe of the supervised step alone."""
+    own = Tuned(name="any").model_dump(include=set(OBJECTIVES_OWN))
+    return tuned.model_copy(update={"name": "", **own})
 
 
 def _ground(tuned: Tuned) -> tuple[str, str, int, str]:

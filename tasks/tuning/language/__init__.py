@@ -1,0 +1,1 @@
+"""Objectives over text itself: further pre-training, completions, preferences and reinforcement."""
