@@ -382,7 +382,7 @@ class Tuned(Part):
     seed: int = Field(42, ge=0)
     """Seeds the head's first weights, the order of rows and dropout."""
     objective: Objective = Objective.SUPERVISED
-    """What training minimises."""
+    """What training minimises: the supervised loss alone, or more before or after it."""
     corpus: str = Field("", max_length=1024)
     """self_supervised: the unlabelled text, named as `dataset.source` is; empty takes the train rows' own text."""
     corpus_column: Annotated[str, Field(min_length=1)] = "text"
