@@ -43,7 +43,7 @@ stages: setup ## Keep the code hashes of the stages' versions, after a change
 	@$(BIN)/python -m tests.stages
 
 lock: setup ## Resolve requirements.lock anew from pyproject.toml, for every platform
-	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
+	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet --output-file requirements.lock
 
 deploy: setup ## Register the flow on the work pools of a running Prefect server
