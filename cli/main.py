@@ -120,6 +120,39 @@ def grade(
     show_report(grade_answers(config, overrides, input_file, output_file, name, by_champion, wordings), output)
 
 
+@main.command()
+@config_argument
+@overrides_argument
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True, help="The port; 0 takes a free one.")
+@click.option("--poll-seconds", type=click.FloatRange(0.05), default=5.0, show_default=True, help="How often the pointer is read.")
+@click.option("--batch-rows", type=click.IntRange(1, 4096), default=64, show_default=True, help="Rows predicted together, at most.")
+@click.option("--queue-rows", type=click.IntRange(1), default=2048, show_default=True, help="Rows that wait, at most.")
+@click.option("--deadline-seconds", type=click.FloatRange(0.01), default=30.0, show_default=True, help="For one request.")
+@click.option("--key-env", default="", help="The environment variable with the key that clients must send.")
+@plain_errors
+def serve(
+    config: Path,
+    overrides: tuple[str, ...],
+    host: str,
+    port: int,
+    poll_seconds: float,
+    batch_rows: int,
+    queue_rows: int,
+    deadline_seconds: float,
+    key_env: str,
+) -> None:
+    """Answer over HTTP with the champion of a CONFIG file's bake-off, and follow it when it changes.
+
+    /predict takes rows; /v1/chat/completions takes the chats of a client of the prompted LLM.
+    """
+    from cli.serve import serve_champion
+    from serving.options import Options
+
+    limits = {"batch_rows": batch_rows, "queue_rows": queue_rows}
+    serve_champion(config, overrides, Options(host, port, poll_seconds, deadline_s=deadline_seconds, key_env=key_env, **limits))
+
+
 main.add_command(champion)
 
 

