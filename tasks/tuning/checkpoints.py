@@ -73,7 +73,7 @@ def room_for(what: str, folder: Path, root: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
         if not _is_the_disks(error):
             raise
         written = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -126,9 +126,10 @@ def _put_in_place(aside: Path, folder: Path) -> None:
 
 
 def _is_the_disks(error: Exception) -> bool:
-    """What the system says, or those who write for us: safetensors has a type of its own, torch's archive writer has none."""
+    """What the system says, or those who write for us: safetensors by a type of its own, torch's archive writer by none."""
     said = str(error)
-    return (isinstance(error, OSError) and error.errno is not None) or "PytorchStreamWriter" in said or "os error" in said
+    by_torch = isinstance(error, RuntimeError) and any(part in said for part in ("inline_container", "PytorchStream", "iostream"))
+    return (isinstance(error, OSError) and error.errno is not None) or by_torch or "I/O error" in said
 
 
 def _read(folder: Path) -> Checkpoint | None:

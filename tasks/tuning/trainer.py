@@ -129,8 +129,8 @@ class LabelTrainer(Trainer):
         return load_file(best / DEV_LOGITS)["logits"]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths | together.Evened:
-        order = LikeLengths(self.lengths, self.tuned.batch_size, self.tuned.seed)
-        return together.Evened(order, self.args.per_device_train_batch_size) if together.size() > 1 else order
+        self.order = LikeLengths(self.lengths, self.tuned.batch_size, self.tuned.seed)
+        return together.Evened(self.order, self.args.per_device_train_batch_size) if together.size() > 1 else self.order
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
         return torch.autocast(self.on.name, torch.bfloat16, enabled=self.on.dtype == "bfloat16")
@@ -242,11 +242,18 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
         self.first_step, self.first_s, self.began = state.global_step, self.trainer.trained_s(), time.monotonic()
         self.bar.move(state.global_step, "resumed" if state.global_step else "")
 
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        steps = self._steps_an_epoch(args, state)
+        self.trainer.order.set_epoch(state.global_step // steps)  # a resumed epoch's loader would not, in one of several processes
+
+    def _steps_an_epoch(self, args: Any, state: Any) -> int:
+        return int(state.max_steps // round(args.num_train_epochs))
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % max(1, state.max_steps // 200) == 0:
             self.bar.move(state.global_step)
         due, self.stop = together.agree(time.monotonic() - self.saved >= self.save_every_s, told_to_stop.is_set())
-        ends_epoch = state.global_step % (state.max_steps // round(args.num_train_epochs)) == 0  # saved once it is evaluated
+        ends_epoch = state.global_step % self._steps_an_epoch(args, state) == 0  # saved once it is evaluated
         if (due or self.stop) and not ends_epoch:
             control.should_log = control.should_save = True  # logged first, so that nothing diverged is saved
 

@@ -33,7 +33,7 @@ PARTS = {"rows_at_once": 5}
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory: pytest.TempPathFactory) -> ResolvedBase:
     """A base without dropout, which each process would draw for itself."""
-    return make_base(tmp_path_factory.mktemp("calm"), dropout=0.0)
+    return make_base(tmp_path_factory.mktemp("calm"), dropout=0.0, seq_classif_dropout=0.0)
 
 
 @pytest.fixture(scope="module")
