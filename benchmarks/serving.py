@@ -24,8 +24,9 @@ import yaml
 
 from services.places import LivePlaces
 from tasks.bases import resolve_base
-from tasks.config import Tuned
+from tasks.config import Trivial, Tuned
 from tasks.contenders.loader import load_contender
+from tasks.contenders.trivial import build_trivial
 from tasks.records import ContenderRecord, Example
 from tasks.settings import load_settings
 from tasks.tuning.tune import tune
@@ -89,7 +90,7 @@ def measure(folder: Path, seconds: float, moves: int, clients: int, base: str) -
 
 
 def make_rivals(folder: Path, base: str) -> list[ContenderRecord]:
-    """Two tuned models that differ in their seed."""
+    """Two tuned models that differ in their seed; for the tiny base one, and TF-IDF."""
     settings, dataset = load_settings(), make_dataset(folder / "data")
     if base == "tiny":
         make_base(folder / "tiny")
@@ -97,6 +98,8 @@ def make_rivals(folder: Path, base: str) -> list[ContenderRecord]:
     tokens, workspace = make_tokens(folder / "tokens", resolved, dataset), Workspace(folder / "home" / "workspace")
     recipe = {"base": "tiny" if base == "tiny" else MINILM, "learning_rate": 0.01 if base == "tiny" else 0.001, "epochs": 2}
     recipes = [Tuned.model_validate(recipe | {"name": f"lora-{seed}", "seed": seed, "batch_size": 8}) for seed in (1, 2)]
+    if base == "tiny":
+        return [tune(recipes[0], dataset, tokens, resolved, workspace), build_trivial(Trivial.TFIDF, dataset, workspace)]
     return [tune(each, dataset, tokens, resolved, workspace) for each in recipes]
 
 

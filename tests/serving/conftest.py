@@ -1,5 +1,6 @@
-"""A real server over a real S3 server, and champions to hand the crown to: a tiny tuned model and two trivial contenders."""
+"""A real server over a real S3 server, and champions to hand the crown to: a tiny tuned model, trivial contenders and a prompt."""
 
+import json
 import re
 import subprocess
 import time
@@ -7,14 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from services.places import LivePlaces
 from tasks.bases import resolve_base
-from tasks.config import Trivial, Tuned
+from tasks.config import Prompt, Task, Trivial, Tuned
 from tasks.contenders.trivial import build_trivial
+from tasks.prompting.budget import Cap
+from tasks.prompting.techniques.registry import build_prompt
 from tasks.records import ContenderRecord
 from tasks.registry.champion import ChampionVersion
 from tasks.settings import load_settings
@@ -22,7 +26,8 @@ from tasks.tuning.tune import tune
 from tasks.workspace import Workspace
 from tests.champions import crown
 from tests.live import BIN, environment
-from tests.tiny_model import make_base, make_dataset, make_tokens
+from tests.prompting.loopback import Loopback, Say, completion
+from tests.tiny_model import GOOD, make_base, make_dataset, make_tokens
 
 NAME = "tiny"
 PROMPTS = [
@@ -45,11 +50,26 @@ class Court:
         return crown(self.places, "local", NAME, self.contenders[who], config=CONFIG | {"dataset": {"source": "rows.csv"}})
 
 
+def knowing(request: dict[str, Any], _number: int) -> Say:
+    """A model that knows every telling word, and declines one."""
+    text = request["messages"][-1]["content"]
+    label = "positive" if any(word in text for word in GOOD) else "negative"
+    return Say(completion("I'm sorry, no." if "declined" in text else json.dumps({"label": label})))
+
+
 @pytest.fixture(scope="session")
-def court(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
+def loopback() -> Iterator[Loopback]:
+    """The endpoint `there`."""
+    with Loopback(knowing) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def court(tmp_path_factory: pytest.TempPathFactory, loopback: Loopback) -> Iterator[Court]:
     folder = tmp_path_factory.mktemp("court")
+    there = {"base_url": loopback.url, "model": "m", "usd_per_million_input": 1, "usd_per_million_output": 1}
     (folder / "task.yaml").write_text(yaml.safe_dump(CONFIG))
-    (folder / "settings.yaml").write_text(yaml.safe_dump({"roots": [str(folder)]}))
+    (folder / "settings.yaml").write_text(yaml.safe_dump({"roots": [str(folder)], "endpoints": {"there": there}}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("BAKEOFF_HOME", str(folder / "home"))
@@ -61,6 +81,8 @@ def court(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Court]:
     contenders = {kind.value: build_trivial(kind, dataset, workspace) for kind in Trivial}
     contenders["lora"] = tune(recipe, dataset, make_tokens(folder / "tokens", base, dataset), base, workspace)
     with LivePlaces(settings) as places:
+        asked = Prompt(name="asked", endpoint="there")
+        contenders["asked"] = build_prompt(asked, Task(), dataset, places, Cap(0), workspace)
         court = Court(folder, places, contenders)
         court.crown("lora")
         yield court

@@ -19,4 +19,3 @@ def test_no_request_is_lost_under_load_while_the_pointer_moves(root: Path) -> No
     told = json.loads(done.stdout)
     assert (told["failed"], told["moves"]) == (0, 3)
     assert told["requests"] > 20
-    assert told["versions_seen"] >= 2

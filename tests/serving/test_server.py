@@ -19,8 +19,9 @@ import pytest
 from tasks.manifest import read_manifest, write_manifest
 from tasks.prompting.messages import answer_schema
 from tests.live import BIN, environment
+from tests.prompting.loopback import Loopback
 from tests.serving.conftest import NAME, Court, serving
-from tests.tiny_model import LABELS, examples
+from tests.tiny_model import GOOD, LABELS, examples
 
 pytestmark = pytest.mark.slow
 ROWS = [row.inputs for row in examples("served", 24)]
@@ -196,6 +197,26 @@ def _without_base(court: Court) -> Path:
     manifest = read_manifest(folder)
     write_manifest(folder, manifest.model_copy(update={"spec": manifest.spec | {"source": "nowhere", "base": "folder-none"}}))
     return folder
+
+
+def test_a_prompted_champion_asks_its_endpoint_once_a_row_and_tells_what_it_cost(
+    court: Court, server: str, loopback: Loopback
+) -> None:
+    version = court.crown("asked").version
+    wait_for(lambda: health(server)["champion"]["version"] == version)
+    asked = len(loopback.requests)
+    told = answers(server, [*ROWS, ROWS[0], {"text": "declined"}])
+    right = ["positive" if any(word in row["text"] for word in GOOD) else "negative" for row in ROWS]
+    assert [answer["label"] for answer in told] == [*right, right[0], None]
+    assert (told[-1]["failure"], told[0]["cost_usd"] > 0) == ("refused", True)
+    assert answers(server, ROWS) == told[:24], "from the journal"
+    assert len(loopback.requests) - asked == 25
+    client = openai.OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0)
+    for text, content, refusal in ((ROWS[0]["text"], right[0], None), ("declined", None, "I'm sorry, no.")):
+        said = client.chat.completions.create(model="m", messages=[{"role": "user", "content": text}]).choices[0].message
+        assert (said.content, said.refusal) == (content, refusal)
+    version = court.crown("lora").version
+    wait_for(lambda: health(server)["champion"]["version"] == version)
 
 
 def test_a_key_is_asked_for_a_taken_port_is_said_and_sigterm_lets_requests_under_way_end(court: Court) -> None:
