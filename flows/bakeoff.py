@@ -12,7 +12,16 @@ from tasks.contenders.stage import pair, trivial
 from tasks.data.stage import load, tokenize
 from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
-from tasks.orchestration import Lanes, ask_person, end_server_with_process, limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration import (
+    Lanes,
+    ask_approval,
+    ask_person,
+    check_page,
+    end_server_with_process,
+    limits_of_server,
+    progress_on_page,
+    roots_of_run,
+)
 from tasks.prompting.stage import model_behind, prompt_contender
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.interview import interview_person
@@ -21,8 +30,8 @@ from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication
 from tasks.registry.stage import fetch_champion, find_champion, publish_winner
 from tasks.tuning.stage import find_base, train
-from tasks.verdict.report import verdict_of
-from tasks.verdict.stage import gate, report
+from tasks.verdict.report import approved, verdict_of
+from tasks.verdict.stage import gate, looks, report
 
 Evaluated = list[tuple[ContenderRecord, Evaluation]]
 Made = tuple[set[str], PrefectFuture[ContenderRecord]]
@@ -43,13 +52,14 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
     end_server_with_process()
     with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
         check_names(config, bench.settings)
+        check_page(config.gate.approval)
         dataset = load(config.dataset, bench.settings, bench.workspace)
         champion = find_champion(config, bench.places)
         models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
         evaluated = compete(config, dataset, bench)
         evaluations = [evaluation for _, evaluation in evaluated]
         holder = evaluate_champion(config, dataset, champion, evaluations, bench)
-        judgement = gate(config, evaluations, holder, bench.workspace)
+        judgement = gate(config, dataset, evaluations, holder, bench.workspace)
         verdict = verdict_of(
             judgement,
             run_id=str(flow_run.id),
@@ -58,11 +68,14 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
             models=models,
             contenders=[contender for contender, _ in evaluated],
             champion=champion.champion() if champion else None,
+            looks=looks(config, dataset, evaluations, holder, bench.workspace),
             spent_usd=bench.cap.spent_usd,
             reused=bench.workspace.reused,
             created=datetime.now(UTC),
         )
-        if judgement.decision is Decision.PUBLISH:
+        if judgement.decision is Decision.PUBLISH and config.gate.approval:
+            verdict = approved(verdict, ask_approval(verdict, config.gate.approval_hours))
+        if verdict.decision is Decision.PUBLISH:
             winner, evaluation = next(each for each in evaluated if each[0].name == judgement.winner)
             publication = Publication(config, verdict, winner, evaluation.predictions, dataset, champion)
             published = publish_winner(publication, bench.places, bench.workspace, bench.cap)

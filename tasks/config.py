@@ -57,6 +57,10 @@ class Splits(Part):
         return self
 
 
+BUILT_IN_SLICES = {"label", "length"}
+"""What test rows are sliced by whatever the data: the right answer, and the length of the text."""
+
+
 class OnBadRows(StrEnum):
     """What happens to rows that fail validation."""
 
@@ -82,6 +86,11 @@ class Dataset(Part):
     """The columns that a contender sees."""
     label: str = "label"
     """The column with the right answer."""
+    cluster: str = ""
+    """The column that says which rows belong together (one person's, one document's). They never stand in two splits, and the gate
+    counts them as one piece of evidence."""
+    slices: list[str] = Field(default=[], max_length=10)
+    """Columns by whose values accuracy is shown, and may be guarded (gate.slices); no contender sees them."""
     labels: dict[str, str] = {}
     """Names for the values of the label column, such as `0: negative`. Values that are not listed are refused; class labels that
     bear these names already are taken as they are."""
@@ -103,6 +112,13 @@ class Dataset(Part):
         columns = [*self.inputs, self.label]
         if len(set(columns)) < len(columns):
             raise ValueError(f"inputs {self.inputs} and label {self.label!r} name a column twice: name each column once")
+        if self.label in (self.cluster, *self.slices):
+            raise ValueError(
+                f"cluster or slices name the label's column {self.label!r}: a contender's rows are sliced by label as it is"
+            )
+        twice = len(set(self.slices)) < len(self.slices)
+        if twice or BUILT_IN_SLICES & set(self.slices):
+            raise ValueError(f"slices {self.slices} name a column twice, or one called label or length, which are there already")
         return self
 
 
@@ -435,15 +451,54 @@ class Budget(Part):
     """A prompted contender stops asking once more than this share of its rows (at least 20 asked) failed."""
 
 
+class Metric(StrEnum):
+    """What the gate decides by."""
+
+    ACCURACY = "accuracy"
+    MACRO_F1 = "macro_f1"
+    """The mean of the labels' F1 scores: every label counts alike, however rare."""
+
+
 class Gate(Part):
     """When a contender may become champion."""
 
+    metric: Metric = Metric.ACCURACY
+    """What finalists are chosen by on dev, and compared by on test."""
     alpha: float = Field(0.05, gt=0, le=0.5)
-    """The significance level of the deciding test; intervals cover 1 - alpha."""
+    """The significance level of the deciding tests, two-sided; intervals cover 1 - alpha. A contender that is no better becomes
+    champion with a chance of at most half of it."""
     minimum_gain: float = Field(0.0, ge=0, lt=1)
-    """The gain in accuracy that a new champion must show on test."""
+    """The gain in the metric that a new champion must show on test."""
     minimum_rows: int = Field(30, ge=2)
-    """With fewer test rows the verdict is always `not_enough_evidence`."""
+    """With fewer test rows (clusters, where dataset.cluster names them) the verdict is always `not_enough_evidence`."""
+    margin: float = Field(0.01, ge=0, lt=1)
+    """Contenders within this much of each other count as equally good, so that the cheaper one may take or keep the place; 0 leaves
+    costs out of the decision."""
+    cheaper_by: float = Field(0.5, gt=0, lt=1)
+    """By what share a contender must be cheaper to run before its cost decides; measured times swing, so not by little."""
+    slices: list[str] = Field(default=[], max_length=12)
+    """Where a new champion must be shown to be no worse than the old one: `label`, `length`, or columns of dataset.slices."""
+    slice_margin: float = Field(0.05, gt=0, lt=1)
+    """How much less accurate it may be on any such slice."""
+    slice_rows: int = Field(30, ge=1)
+    """Values of a slice with fewer test rows than this are taken together."""
+    brier_margin: float | None = Field(None, gt=0, le=1)
+    """How much worse its Brier score may be; empty does not ask. Contenders without probabilities then never replace a champion."""
+    ece_margin: float | None = Field(None, gt=0, le=1)
+    """How much worse its expected calibration error may be; likewise."""
+    approval: bool = False
+    """Ask a person, on the run's page in Prefect, before a winner is published."""
+    approval_hours: float = Field(24, gt=0, le=720)
+    """How long the run waits; without an answer nothing is published."""
+
+
+class Use(Part):
+    """How the champion will be used: what one-off costs are spread over."""
+
+    per_month: int = Field(100_000, ge=1)
+    """Predictions a month."""
+    months: int = Field(12, ge=1, le=120)
+    """How long a trained model serves before it is trained anew."""
 
 
 class BakeoffConfig(Part):
@@ -467,6 +522,8 @@ class BakeoffConfig(Part):
     """What the run may spend."""
     gate: Gate = Gate()
     """What a contender must show to become champion."""
+    use: Use = Use()
+    """How much the champion will be used; costs and break-even follow from it."""
     store: Name = "local"
     """Which of the operator's named stores receives the champion."""
     samples: list[str] = Field(default=[], max_length=50)
@@ -485,6 +542,9 @@ class BakeoffConfig(Part):
             raise ValueError(f"contenders share the name {twice[0]!r}: give each its own")
         self._tasks_are_told()
         self._hybrids_have_their_parts()
+        unknown = sorted(set(self.gate.slices) - BUILT_IN_SLICES - set(self.dataset.slices))
+        if unknown:
+            raise ValueError(f"gate.slices names {unknown[0]!r}: it may name label, length, or a column of dataset.slices")
         if self.samples and len(self.dataset.inputs) > 1:
             raise ValueError(f"samples are single texts, but dataset.inputs has {len(self.dataset.inputs)} columns: remove samples")
         return self

@@ -38,11 +38,13 @@ from pydantic import Field
 
 from tasks.errors import BadConfig, BakeoffError, ChildDied
 from tasks.progress import Bar, listening
+from tasks.records import Approval, Verdict
 from tasks.settings import PREFECT_DEFAULTS, Endpoint
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
+Form = TypeVar("Form", bound=RunInput)
 UPDATE_EVERY_S = 2.0
 PAUSE_POLL_S = 2
 PAUSE_GRACE_S = 120
@@ -177,6 +179,38 @@ class OwnersAnswer(RunInput):
     answer: str = Field("", max_length=20_000, title="Answer", description="Empty where you have nothing to say to this.")
 
 
+class OwnersWord(RunInput):
+    """The form in Prefect's UI by which a person lets a winner become champion, or not."""
+
+    approve: bool = Field(False, title="Publish", description="Whether the winner may become champion.")
+    by: str = Field("", max_length=200, title="Your name", description="Kept in the verdict.")
+    note: str = Field("", max_length=2_000, title="Note", description="Why, for those who come later.")
+
+
+def check_page(wanted: bool) -> None:
+    """Raises BadConfig, before anything is spent, where a person is to be asked on the run's page and the run has none."""
+    if wanted and not _has_page():
+        raise BadConfig(
+            "gate.approval is on, but this run has no page to answer on: start a Prefect server and set PREFECT_API_URL, or turn "
+            "gate.approval off"
+        )
+
+
+def ask_approval(verdict: Verdict, hours: float) -> Approval:
+    """Pause the flow run until a person lets the winner become champion or refuses. Works in a flow's own thread alone.
+
+    Returns: without a word in time, or where nobody can be asked, `approved` is None.
+    """
+    told = f"{verdict.reason}\n\nMay {verdict.winner} become champion of {verdict.name}?"
+    logger.info("%s waits for a person's word: resume this run within %g hours", verdict.winner, hours)
+    form = OwnersWord.with_initial_data(description=_as_text(told))
+    given = _pause(form, hours * 3600, "approval", {"approve": False}) if _has_page() else None
+    if given is None:
+        logger.warning("nobody approved %s within %g hours: it is not published", verdict.winner, hours)
+        return Approval(approved=None, hours=hours)
+    return Approval(approved=given.approve, by=given.by.strip(), note=given.note.strip(), hours=hours)
+
+
 def ask_person(question: str, seconds: float, key: str) -> str | None:
     """Pause the flow run until a person answers a question on its page, or over the API. Works in a flow's own thread alone.
 
@@ -187,19 +221,41 @@ def ask_person(question: str, seconds: float, key: str) -> str | None:
 
     Returns: the answer, which may be empty; None where nobody gave one in time, or nobody can, since the run has no page.
     """
-    if not (PREFECT_API_URL.value() or deployment.id):
+    if not _has_page():
         logger.warning("nobody can be asked: this run has no page to answer on; start a Prefect server and set PREFECT_API_URL")
         return None
     if seconds <= 0:
         return None
-    given, late = threading.Event(), threading.Event()
-    context, run_id = copy_context(), UUID(str(flow_run.id))
-    clock = threading.Thread(target=lambda: context.run(_resume_at, seconds, run_id, given, late), name="deadline", daemon=True)
-    clock.start()
     minutes = f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
     logger.info("a question to the task's owner (resume this run to answer it, within %s): %s", minutes, question)
-    shown = textwrap.indent(textwrap.fill(question, 80), "    ")  # a code block, in which Markdown and HTML stay text
-    form = OwnersAnswer.with_initial_data(description=f"The model asks about the task:\n\n{shown}")
+    form = OwnersAnswer.with_initial_data(description=f"The model asks about the task:\n\n{_as_text(question)}")
+    answer = _pause(form, seconds, key, {"answer": ""})
+    if answer is None:
+        logger.warning("nobody answered within %s", minutes)
+        return None
+    return answer.answer.strip()
+
+
+def _has_page() -> bool:
+    return bool(PREFECT_API_URL.value() or deployment.id)
+
+
+def _as_text(text: str) -> str:
+    """As a code block, in which Markdown and HTML stay text."""
+    return "\n\n".join(textwrap.indent(textwrap.fill(part, 80), "    ") for part in text.split("\n\n"))
+
+
+def _pause(form: type[Form], seconds: float, key: str, silence: dict[str, Any]) -> Form | None:
+    """Pause the flow run until the form is sent; None where nobody did so in time.
+
+    Args:
+        silence: what the form is filled in with at the deadline, so that the run goes on.
+    """
+    given, late = threading.Event(), threading.Event()
+    context, run_id = copy_context(), UUID(str(flow_run.id))
+    waiting = _resume_at, seconds, run_id, given, late, silence
+    clock = threading.Thread(target=context.run, args=waiting, name="deadline", daemon=True)
+    clock.start()
     try:
         answer = pause_flow_run(
             wait_for_input=form,
@@ -210,19 +266,16 @@ def ask_person(question: str, seconds: float, key: str) -> str | None:
     finally:
         given.set()
         clock.join(timeout=30)
-    if late.is_set():
-        logger.warning("nobody answered within %s", minutes)
-        return None
-    return answer.answer.strip()
+    return None if late.is_set() else answer
 
 
-def _resume_at(seconds: float, run_id: UUID, given: threading.Event, late: threading.Event) -> None:
+def _resume_at(seconds: float, run_id: UUID, given: threading.Event, late: threading.Event, silence: dict[str, Any]) -> None:
     """At the deadline resume a run that is still paused: one whose pause has expired could not go on."""
     given.wait(seconds)
     while not given.is_set():
         try:
             with get_client(sync_client=True) as client:
-                resumed = client.resume_flow_run(run_id, run_input={"answer": ""})
+                resumed = client.resume_flow_run(run_id, run_input=silence)
         except httpx.HTTPError as error:  # the server may be back before the grace is over
             logger.warning("the run cannot be resumed at the deadline, and is tried again: %s", error)
         else:

@@ -76,6 +76,8 @@ class Example(Model):
     """Text by input column, in the config's order."""
     label: str | None
     """The right answer's name; None where it is not known."""
+    columns: dict[str, str] = {}
+    """What travels with the row and no contender sees, by column: its cluster, and what it is sliced by."""
 
 
 class Finding(Model):
@@ -100,6 +102,10 @@ class DatasetRecord(Record):
     """The input columns."""
     labels: list[str]
     """The label names, in their fixed order."""
+    cluster: str = ""
+    """The column whose rows belong together; empty where there is none."""
+    slices: list[str] = []
+    """Columns that test rows are sliced by."""
     rows: dict[str, int]
     """Rows by split."""
     label_rows: dict[str, dict[str, int]]
@@ -281,8 +287,33 @@ class Scores(Model):
     n: int
     failed: int
     """Rows without a usable answer; they count as wrong."""
+    brier: float | None = None
+    """Mean squared error of the probability given to the answered label, over the rows that have one; null where none has."""
+    ece: float | None = None
+    """Expected calibration error, over the same rows; null likewise."""
     cost_usd_per_1000: float | None
     latency_ms: Latency
+
+
+class Money(Model):
+    """What 1,000 predictions of a contender cost, and why. A figure that cannot be known is null."""
+
+    tokens_usd_per_1000: float | None
+    """Paid to endpoints for test rows, all attempts together, at the prices in the verdict's `models`."""
+    time_usd_per_1000: float | None
+    """The machines' time at their price an hour, at the measured throughput."""
+    machine: str
+    """A device, or `endpoint:NAME`."""
+    usd_per_hour: float | None
+    """What an hour of it costs, by the settings."""
+    rows_per_second: float
+    """As measured, batched or concurrent."""
+    training_usd: float | None
+    """The hours that training took, at the device's price; 0 where nothing was trained, null where they are not known."""
+    training_usd_per_1000: float | None = None
+    """Training spread over the predictions that the config's `use` foresees."""
+    total_usd_per_1000: float | None = None
+    """Tokens, time and training together."""
 
 
 class ScoresRecord(Record):
@@ -296,8 +327,23 @@ class ScoresRecord(Record):
     test: Scores
     whole: Scores | None = None
     """On dev and test together, where both come from one split of the source."""
+    money: Money | None = None
+    """What test rows cost, and training."""
     failures: dict[str, int] = {}
     """Rows by kind of failure, over both splits."""
+
+
+class Difference(Model):
+    """One measure of two contenders on the same test rows."""
+
+    metric: Literal["accuracy", "macro_f1", "brier", "ece"]
+    difference: float
+    """The one's figure less the other's. Of accuracy and macro-F1 more is better, of the other two less."""
+    interval: tuple[float, float] | None
+    """Of the difference, at 1 - alpha: Tango's for accuracy, else a BCa bootstrap of rows (of clusters, where there are any); null
+    where no resample differs from another."""
+    n: int
+    """Rows that count: for calibration those on which both gave a probability."""
 
 
 class Comparison(Model):
@@ -307,12 +353,20 @@ class Comparison(Model):
     against: str
     test: str
     """The statistical test's name."""
+    metric: str = "accuracy"
+    """What is compared: the gate's metric."""
     difference: float
-    """Accuracy of the one less that of the other."""
+    """The one's figure less that of the other."""
     interval: tuple[float, float]
     """Of the difference, at 1 - alpha."""
     p_value: float
+    p_holm: float | None = None
+    """Corrected by Holm over all comparisons of the verdict."""
     n: int
+    clusters: int | None = None
+    """How many clusters the rows come in; null where each stands alone."""
+    others: list[Difference] = []
+    """What else was measured of the two; describes, and decides only where the gate asks for it."""
     only_contender: int
     """Rows that only the contender had right."""
     only_against: int
@@ -419,6 +473,93 @@ class TunedLine(Model):
     publish_bytes: int
 
 
+class Slice(Model):
+    """One contender on a part of the test rows."""
+
+    contender: str
+    column: str
+    """`label`, `length`, or a column of the data."""
+    value: str
+    """The rows' value there; rare values are taken together as `(rare)`."""
+    n: int
+    accuracy: float
+    interval: tuple[float, float]
+    """Wilson's, at 1 - alpha."""
+
+
+class Guard(Model):
+    """Something that a new champion must be shown to be no worse at than the old one, within a margin."""
+
+    contender: str
+    against: str
+    what: str
+    """A slice such as `label = positive`, or `brier`, `ece`."""
+    margin: float
+    difference: float | None
+    """The contender's figure less the champion's; null where there is none."""
+    interval: tuple[float, float] | None
+    n: int
+    """Test rows that count."""
+    held: bool | None
+    """True: shown to be no worse; false: shown to be worse by more than the margin; null: not enough evidence for either."""
+    more_rows: int | None = None
+    """How many more such rows would tell, if it is as good there, or as much worse as was seen; null where none would, or where it
+    has held."""
+
+
+class BreakEven(Model):
+    """From which volume on the best tuned contender is cheaper than the best prompted one."""
+
+    prompt: str
+    tuned: str
+    answer: Literal["from", "always", "never", "unknown"]
+    """`from` a volume, at `always` every one, `never`, or `unknown`, where a cost is."""
+    per_month: float | None
+    """Predictions a month from which the tuned one is cheaper; null unless the answer is `from`."""
+    prompt_usd_per_1000: float | None
+    tuned_usd_per_1000: float | None
+    """Running costs: tokens and time, without training."""
+    training_usd: float | None
+    months: int
+    """Over which training is spread."""
+
+
+class Route(StrEnum):
+    """By what a contender became champion."""
+
+    FIRST = "first"
+    """There was none; it beats every trivial contender."""
+    GAIN = "gain"
+    """It is better than the champion."""
+    COST = "cost"
+    """It is as good as the better one, and cheaper by enough."""
+
+
+class Looks(Model):
+    """How often the test rows were looked at, over all runs in this workspace."""
+
+    fingerprint: str
+    """Of the test rows."""
+    contenders: int
+    """Different contenders, but for the trivial ones, whose answers to these rows (or to most of them) a decision has seen."""
+    chance_of_luck: float
+    """Had none of them been better than the champion of its day, the chance that one would have been promoted all the same, at
+    most."""
+    worn: bool
+    """Whether that is more likely than not: then new test rows are due."""
+
+
+class Approval(Model):
+    """What a person said to a publication."""
+
+    approved: bool | None
+    """Null where nobody answered in time, or nobody could be asked."""
+    by: str = ""
+    note: str = ""
+    hours: float
+    """How long the run would have waited."""
+
+
 class Decision(StrEnum):
     """What a verdict says."""
 
@@ -442,6 +583,11 @@ class ContenderVerdict(Model):
     """As on test."""
     latency_ms: Latency
     """As on test."""
+    money: Money | None = None
+    """What 1,000 predictions cost, with training spread over the foreseen use."""
+    pareto: bool | None = None
+    """Whether no other contender is as good on test (by the gate's metric) and as cheap (in total), and better in one of the two;
+    null where its cost is not known."""
     failures: dict[str, int] = {}
 
 
@@ -451,9 +597,15 @@ class Judgement(Record):
     decision: Decision
     reason: str
     winner: str | None
+    route: Route | None = None
+    metric: str = "accuracy"
+    more_rows: int | None = None
     contenders: list[ContenderVerdict]
     comparison: Comparison | None
     comparisons: list[Comparison]
+    guards: list[Guard] = []
+    slices: list[Slice] = []
+    break_even: BreakEven | None = None
     effects: list[Effect] = []
     """Of the techniques of every prompted contender: by endpoint, its baseline first, then single techniques, then stacks."""
     format_spread: list[FormatSpread] = []
@@ -526,11 +678,29 @@ class Verdict(Model):
     """The decision in a sentence."""
     winner: str | None
     """The contender that is champion after this run because of this run's evidence; null without enough of it."""
+    route: Route | None = None
+    """By what the winner was published; null where nothing was."""
+    metric: str = "accuracy"
+    """What was decided by: the gate's metric."""
+    more_rows: int | None = None
+    """Without enough evidence: how many more labelled test rows would tell, with a chance of 80 %, if the difference is what was
+    seen (at least one point) and the two go on differing as often; null where that is not what is missing."""
     contenders: list[ContenderVerdict]
     comparison: Comparison | None
     """The one that decided: the best on dev against the champion, else against the trivial contender that came closest."""
     comparisons: list[Comparison]
-    """The best contender on dev against every other finalist, every trivial contender, and the champion."""
+    """The best contender on dev against every other finalist, every trivial contender, and the champion; where a cheaper finalist
+    was considered, also that one against the same."""
+    guards: list[Guard] = []
+    """What the gate's margins on slices and calibration asked of those that were to replace the champion."""
+    slices: list[Slice] = []
+    """Every contender on parts of the test rows: by label, by length in thirds, by the columns of dataset.slices."""
+    break_even: BreakEven | None = None
+    """Between the finalists of the prompt and the tuned arms; null where one arm has none."""
+    looks: Looks | None = None
+    """How often these test rows were looked at; a verdict of an earlier release has none."""
+    approval: Approval | None = None
+    """What a person said, where the gate asked for approval; null where nobody was asked."""
     effects: list[Effect] = []
     """Of the techniques of every prompted contender: by endpoint, its baseline first, then single techniques, then stacks."""
     format_spread: list[FormatSpread] = []

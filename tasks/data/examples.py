@@ -43,7 +43,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> int:
     first = list(islice(rows, ROWS_AT_ONCE))
     if not first:
         raise ValueError(f"there are no examples to write to {path}")
-    schema = _schema(pyarrow, list(first[0].inputs))
+    schema = _schema(pyarrow, list(first[0].inputs), list(first[0].columns))
     count = 0
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while first:
@@ -60,7 +60,7 @@ def input_text(inputs: Mapping[str, str]) -> str:
     return "\n".join(f"{name}: {value}" for name, value in inputs.items())
 
 
-def _schema(pyarrow: Any, columns: list[str]) -> Any:
+def _schema(pyarrow: Any, columns: list[str], beside: list[str]) -> Any:
     text = pyarrow.string()
     return pyarrow.schema(
         [
@@ -68,5 +68,6 @@ def _schema(pyarrow: Any, columns: list[str]) -> Any:
             ("row", pyarrow.int64()),
             ("inputs", pyarrow.struct([(column, text) for column in columns])),
             ("label", text),
+            *([("columns", pyarrow.struct([(column, text) for column in beside]))] if beside else []),
         ]
     )

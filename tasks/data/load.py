@@ -12,14 +12,17 @@ from tasks.data.duplicates import Texts, normalise
 from tasks.data.examples import write_examples
 from tasks.data.reading import SourceSplit, read_source
 from tasks.data.rows import Rows
-from tasks.data.separate import Separated, check_overlap, drop_duplicates, leave_equal, leave_near
+from tasks.data.separate import Separated, check_overlap, drop_duplicates, leave_clusters, leave_equal, leave_near
 from tasks.data.sources import Source, find_source
 from tasks.data.split import Plan, assign, cap, plan_splits
 from tasks.data.validate import (
     Problems,
     Scan,
+    carried,
+    cell,
     check_columns,
     check_roles,
+    class_names,
     inputs_of,
     label_order,
     plural,
@@ -119,6 +122,8 @@ def _separate(
     """Assign rows to splits and keep equal and near-equal ones apart. Nothing slow is done once there are problems."""
     made = drop_duplicates(assign(plan, {scan.split.name: scan.rows for scan in scans}), dataset.drop_repeats)
     leave_equal(made, plan)
+    if dataset.cluster:
+        leave_clusters(made)
     if dataset.near_duplicates and not problems.texts:
         leave_near(made, plan, dataset.near_duplicates, partial(_normalised, used, dataset.inputs))
     check_overlap(made, dataset.max_overlap, problems)
@@ -141,24 +146,40 @@ def _inputs(used: Mapping[str, SourceSplit], columns: list[str], rows: Rows) -> 
 
 
 def _write(folder: Path, used: Mapping[str, SourceSplit], made: Separated, labels: list[str], dataset: Dataset) -> DatasetRecord:
-    """Write the splits. The fingerprint is of what is written, so the same rows from another file are the same data set."""
+    """Write the splits. The fingerprint is of what contenders see, so the same rows from another file are the same data set, and
+    another column to slice by makes no contender anew."""
     content = hashlib.sha256(canonical([dataset.inputs, labels]).encode())
     for split in SPLITS:
-        write_examples(folder / f"{split}.parquet", _hashed(content, split, _examples(used, dataset.inputs, made.roles[split])))
+        write_examples(folder / f"{split}.parquet", _hashed(content, split, _examples(used, dataset, made.roles[split])))
     return DatasetRecord(
         fingerprint=content.hexdigest(),
         source=dataset.source,
         revision="",
         inputs=list(dataset.inputs),
         labels=labels,
+        cluster=dataset.cluster,
+        slices=list(dataset.slices),
         rows={split: len(made.roles[split]) for split in SPLITS},
         label_rows={split: _count_labels(made.roles[split], labels) for split in SPLITS},
     )
 
 
-def _examples(used: Mapping[str, SourceSplit], columns: list[str], rows: Rows) -> Iterator[Example]:
-    for row, inputs in zip(rows, _inputs(used, columns, rows), strict=True):
-        yield Example(example=digest(inputs)[:32], row=row.place + 1, inputs=inputs, label=row.label)
+def _examples(used: Mapping[str, SourceSplit], dataset: Dataset, rows: Rows) -> Iterator[Example]:
+    beside = _beside(used, carried(dataset), rows)
+    for row, inputs, columns in zip(rows, _inputs(used, dataset.inputs, rows), beside, strict=True):
+        yield Example(example=digest(inputs)[:32], row=row.place + 1, inputs=inputs, label=row.label, columns=columns)
+
+
+def _beside(used: Mapping[str, SourceSplit], columns: list[str], rows: Rows) -> Iterator[dict[str, str]]:
+    """What travels with rows and no contender sees."""
+    if not columns:
+        yield from ({} for _ in range(len(rows)))
+        return
+    for some in rows.chunks():
+        split = used[some[0].source]
+        names = {column: class_names(split.parts[0], column) for column in columns}
+        for row in split.at(some.place.tolist(), columns):
+            yield {column: cell(row[column], names[column]).strip() for column in columns}
 
 
 def _hashed(content: "hashlib._Hash", split: Split, examples: Iterator[Example]) -> Iterator[Example]:

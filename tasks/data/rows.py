@@ -39,6 +39,8 @@ class Rows(Sequence[Row]):
     """16 bytes that rows with the same normalised inputs share."""
     label: np.ndarray
     """Position in `labels`, uint32."""
+    cluster: np.ndarray | None = None
+    """16 bytes that rows which belong together share (dataset.cluster); None where the data name nothing of the kind."""
 
     def __len__(self) -> int:
         return len(self.place)
@@ -48,7 +50,7 @@ class Rows(Sequence[Row]):
             key = self.key[which : which + 1].tobytes()
             return Row(self.sources[self.source[which]], int(self.place[which]), key, self.labels[self.label[which]])
         taken = {name: getattr(self, name)[which] for name in ("source", "place", "key", "label")}
-        return replace(self, **taken)
+        return replace(self, **taken, cluster=None if self.cluster is None else self.cluster[which])
 
     def __iter__(self) -> Iterator[Row]:
         for place in range(len(self)):
@@ -96,15 +98,18 @@ class Gathered:
     keys: bytearray = field(default_factory=bytearray)
     codes: "array[int]" = field(default_factory=lambda: array("I"))
     labels: dict[str, int] = field(default_factory=dict)
+    clusters: bytearray = field(default_factory=bytearray)
 
-    def add(self, place: int, key: bytes, label: str) -> None:
-        """One more row."""
+    def add(self, place: int, key: bytes, label: str, cluster: bytes = b"") -> None:
+        """One more row; all of them have a cluster, or none has."""
         self.places.append(place)
         self.keys += key
+        self.clusters += cluster
         self.codes.append(self.labels.setdefault(label, len(self.labels)))
 
     def rows(self) -> Rows:
         """All of them, in the order in which they came."""
         places, codes = (np.frombuffer(column, dtype=np.uint32) for column in (self.places, self.codes))
         keys = np.frombuffer(self.keys, dtype=KEY)
-        return Rows([self.source], list(self.labels), np.zeros(len(places), dtype=np.uint8), places, keys, codes)
+        clusters = np.frombuffer(self.clusters, dtype=KEY) if self.clusters else None
+        return Rows([self.source], list(self.labels), np.zeros(len(places), dtype=np.uint8), places, keys, codes, clusters)

@@ -83,6 +83,19 @@ def leave_equal(made: Separated, plan: Plan) -> None:
     _leave(made, "train", leaving, "overlap", "that equal dev or test rows")
 
 
+def leave_clusters(made: Separated) -> None:
+    """Rows that belong to a test row's cluster leave dev, and those of a dev or test row's cluster leave train."""
+    taken: list[np.ndarray] = []
+    held: list[tuple[Split, Split, str]] = [("dev", "test", "test rows"), ("train", "dev", "dev or test rows")]
+    for role, above, named in held:
+        rows, others = made.roles[role], made.roles[above].cluster
+        if rows.cluster is None or others is None:
+            continue
+        taken.append(others)
+        leaving = np.isin(rows.cluster, np.concatenate(taken))
+        _leave(made, role, leaving, "cluster_overlap", f"that belong to the same cluster as {named}")
+
+
 def leave_near(made: Separated, plan: Plan, threshold: float, texts: Callable[[Rows], Iterator[Texts]]) -> None:
     """Train rows that nearly equal a dev or test row leave train."""
     train = made.roles["train"]

@@ -1,7 +1,8 @@
 """Which rows teach, select and decide.
 
-Where roles share a split of the source, each row goes by a hash of its content alone, so a row keeps its split when the data
-grows, and rows that say the same always stay together. Caps keep rows by a second hash, which knows nothing of the first.
+Where roles share a split of the source, each row goes by a hash of its content alone, or of its cluster where it has one: so a row
+keeps its split when the data grows, and rows that say the same or belong together stay together. Caps keep rows by a second hash,
+which knows nothing of the first.
 """
 
 import hashlib
@@ -76,7 +77,7 @@ def assign(plan: Plan, rows: Mapping[str, Rows]) -> dict[Split, Rows]:
     made = {}
     for role, share in plan.shares.items():
         source = rows[share.source]
-        places = places_of(source.key)
+        places = places_of(source.key if source.cluster is None else source.cluster)
         made[role] = source[(share.low <= places) & (places < share.high)]
     return made
 

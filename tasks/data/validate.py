@@ -4,6 +4,7 @@ Rows are counted from 1. Labels are compared by name: each file's own names are 
 splits does no harm, and names that differ are an error.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -95,28 +96,39 @@ def check_columns(splits: Sequence[SourceSplit], dataset: Dataset, problems: Pro
     columns = [*dataset.inputs, dataset.label]
     for split in splits:
         there = split.columns()
-        for column in dict.fromkeys([*columns, *dataset.where]):
+        for column in dict.fromkeys([*columns, *carried(dataset), *dataset.where]):
             if column not in there:
                 problems.add(f"{split.name} has no column {column!r}; it has {_listed(there)}")
     if problems.texts:
         return
-    for column in columns:
-        _check_kinds(splits, column, column == dataset.label, problems)
-    _check_class_names(splits, dataset.label, problems)
+    for column in dict.fromkeys([*columns, *carried(dataset)]):
+        what = "labels" if column == dataset.label else "inputs" if column in dataset.inputs else "clusters and slices"
+        _check_kinds(splits, column, what, problems)
+    _check_names_agree(splits, dataset.label, problems)
 
 
 def scan_split(split: SourceSplit, dataset: Dataset, bar: Bar) -> Scan:
     """Read every row of a split once: good rows are keyed, bad ones counted."""
     scan = Scan(split, Gathered(split.name))
-    columns = list(dict.fromkeys([*dataset.inputs, dataset.label, *dataset.where]))
+    columns = list(dict.fromkeys([*dataset.inputs, dataset.label, *carried(dataset), *dataset.where]))
     for part in split.parts:
-        names = {column: _class_names(part, column) for column in columns}
+        names = {column: class_names(part, column) for column in columns}
         for first, rows in batches(part, columns):
             for place, row in enumerate(rows, first):
                 if _is_wanted(row, names, dataset.where, scan):
-                    _take(scan, place, row, dataset, names[dataset.label])
+                    _take(scan, place, row, dataset, names)
             bar.advance(len(rows))
     return scan
+
+
+def carried(dataset: Dataset) -> list[str]:
+    """Columns that travel with a row and that no contender sees: its cluster, and what it is sliced by."""
+    return list(dict.fromkeys([*([dataset.cluster] if dataset.cluster else []), *dataset.slices]))
+
+
+def cell(value: Any, names: Sequence[str] | None) -> str:
+    """A cell as text, a class by its name."""
+    return names[value] if names and isinstance(value, int) and 0 <= value < len(names) else as_text(value)
 
 
 def inputs_of(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, str]:
@@ -137,7 +149,7 @@ def label_order(scans: Sequence[Scan], label: str) -> list[str]:
     """The labels' fixed order, which no order of rows or keys changes: as a ClassLabel declares them, else by value (numbers as
     numbers). Names that no row has are left out."""
     raw = {value: name for scan in scans for value, name in scan.raw_labels.items()}
-    declared = [name for scan in scans for part in scan.split.parts for name in _class_names(part, label) or []]
+    declared = [name for scan in scans for part in scan.split.parts for name in class_names(part, label) or []]
     if declared:
         values = [name for name in dict.fromkeys(declared) if name in raw]
     elif all(_is_whole(value) for value in raw):
@@ -176,8 +188,7 @@ def _rows_wanted() -> int:
 
 def _is_wanted(row: Mapping[str, Any], names: Mapping[str, list[str] | None], where: Mapping[str, str], scan: Scan) -> bool:
     for column, wanted in where.items():
-        value, classes = row[column], names[column]
-        text = classes[value] if classes and isinstance(value, int) and 0 <= value < len(classes) else as_text(value)
+        text = cell(row[column], names[column])
         if text != wanted:
             others = scan.others.setdefault(column, set())
             if len(others) < 2 * SHOWN:
@@ -186,18 +197,22 @@ def _is_wanted(row: Mapping[str, Any], names: Mapping[str, list[str] | None], wh
     return True
 
 
-def _take(scan: Scan, place: int, row: Mapping[str, Any], dataset: Dataset, names: list[str] | None) -> None:
+def _take(scan: Scan, place: int, row: Mapping[str, Any], dataset: Dataset, names: Mapping[str, list[str] | None]) -> None:
     """One row: into the good rows, or counted under every fault that it has."""
     inputs = inputs_of(row, dataset.inputs)
     faults = list(_input_faults(inputs, dataset.max_characters))
-    raw, fault = _read_label(row[dataset.label], names, dataset.labels)
+    raw, fault = _read_label(row[dataset.label], names[dataset.label], dataset.labels)
     if fault:
         faults.append((fault, raw))
+    cluster = cell(row[dataset.cluster], names[dataset.cluster]).strip() if dataset.cluster else ""
+    if dataset.cluster and not cluster:
+        faults.append((f"nothing in column {dataset.cluster!r}, which says what rows belong together (dataset.cluster)", ""))
     for fault, value in faults:
         scan.bad.add(fault, place, value)
     if not faults:
         label = scan.raw_labels.setdefault(raw, dataset.labels.get(raw, raw).strip())
-        scan.gathered.add(place, content_key(inputs.values()), label)
+        group = hashlib.sha256(cluster.encode()).digest()[:16] if cluster else b""
+        scan.gathered.add(place, content_key(inputs.values()), label, group)
 
 
 def _input_faults(inputs: Mapping[str, str], max_characters: int) -> Iterator[tuple[str, str]]:
@@ -236,17 +251,15 @@ def _read_label(value: Any, names: list[str] | None, listed: Mapping[str, str]) 
     return raw, ""
 
 
-def _check_kinds(splits: Sequence[SourceSplit], column: str, is_label: bool, problems: Problems) -> None:
-    usable = {"text", "whole numbers", "numbers", "true or false", "nothing", "class labels" if is_label else "text"}
+def _check_kinds(splits: Sequence[SourceSplit], column: str, what: str, problems: Problems) -> None:
+    usable = {"text", "whole numbers", "numbers", "true or false", "nothing", "text" if what == "inputs" else "class labels"}
     kinds: dict[str, list[str]] = {}
     for split in splits:
         for part in split.parts:
             where = f"{split.name} ({part.name})" if part.file else split.name
             kinds.setdefault(_kind(part.data.features[column]), []).append(where)
     for kind in kinds.keys() - usable:
-        problems.add(
-            f"column {column!r} holds {kind} in {kinds[kind][0]}; {'labels' if is_label else 'inputs'} are text or numbers"
-        )
+        problems.add(f"column {column!r} holds {kind} in {kinds[kind][0]}; {what} are text or numbers")
     different = kinds.keys() - {"nothing"}
     if len(different) > 1 and different != {"whole numbers", "numbers"}:
         shown = "; ".join(f"{kind} in {places[0]}" for kind, places in kinds.items())
@@ -266,18 +279,18 @@ def _kind(feature: Any) -> str:
     return plain.get(name) or (f"{name} values" if name else f"values of mixed or nested types ({type(feature).__name__})")
 
 
-def _check_class_names(splits: Sequence[SourceSplit], label: str, problems: Problems) -> None:
+def _check_names_agree(splits: Sequence[SourceSplit], label: str, problems: Problems) -> None:
     by_names: dict[frozenset[str], str] = {}
     for split in splits:
         for part in split.parts:
-            names = _class_names(part, label)
+            names = class_names(part, label)
             if names is not None:
                 by_names.setdefault(frozenset(names), f"{split.name} has {_listed(names)}")
     if len(by_names) > 1:
         problems.add(f"column {label!r} has other label names from split to split: {'; '.join(by_names.values())}")
 
 
-def _class_names(part: Part, column: str) -> list[str] | None:
+def class_names(part: Part, column: str) -> list[str] | None:
     names = getattr(part.data.features[column], "names", None)
     return list(names) if names is not None else None
 

@@ -1,9 +1,10 @@
-"""What 1,000 predictions cost: what was paid for tokens, and the time of the machine that made them."""
+"""What 1,000 predictions cost: what was paid for tokens, the time of the machine that made them, and training spread over use."""
 
 import math
 from collections.abc import Sequence
 
-from tasks.records import Failure, Prediction, PredictionsRecord
+from tasks.config import Use
+from tasks.records import Arm, ContenderRecord, Failure, Money, Prediction, PredictionsRecord
 from tasks.settings import Settings
 
 NEVER_ASKED = {Failure.BUDGET, Failure.STOPPED}
@@ -35,3 +36,40 @@ def beside_usd(predictions: PredictionsRecord, settings: Settings) -> float | No
     costs = [settings.time_usd(machine, seconds) for machine, seconds in predictions.beside.items()]
     known = [cost for cost in costs if cost is not None]
     return sum(known) if len(known) == len(costs) else None
+
+
+def money_of(contender: ContenderRecord, predictions: PredictionsRecord, rows: Sequence[Prediction], settings: Settings) -> Money:
+    """What these rows of a contender cost, tokens and time by themselves, and what training it took.
+
+    Args:
+        rows: test's; those that were never asked do not count.
+        settings: say what an hour of each machine costs.
+    """
+    price, beside = settings.hourly_price(predictions.machine), beside_usd(predictions, settings)
+    tokens = usd_per_1000(rows, 0.0, 0.0)
+    both = usd_per_1000(rows, predictions.rows_per_second, price, beside)
+    return Money(
+        tokens_usd_per_1000=tokens,
+        time_usd_per_1000=None if tokens is None or both is None else both - tokens,
+        machine=predictions.machine,
+        usd_per_hour=price,
+        rows_per_second=predictions.rows_per_second,
+        training_usd=training_usd(contender, settings),
+    )
+
+
+def training_usd(contender: ContenderRecord, settings: Settings) -> float | None:
+    """Dollars for the hours that training took; 0 where nothing was trained on a device for long, None where it is not known (a
+    champion from the store brings no record of it)."""
+    if contender.training is None:
+        return None if contender.arm in (Arm.TUNED, Arm.HYBRID) else 0.0
+    return settings.time_usd(contender.training.device, contender.training.seconds)
+
+
+def spread_training(money: Money, use: Use) -> Money:
+    """The same with training spread over the predictions that are foreseen, and the total."""
+    training = None if money.training_usd is None else 1000 * money.training_usd / (use.per_month * use.months)
+    parts = money.tokens_usd_per_1000, money.time_usd_per_1000, training
+    known = [part for part in parts if part is not None]
+    total = sum(known) if len(known) == len(parts) else None
+    return money.model_copy(update={"training_usd_per_1000": training, "total_usd_per_1000": total})

@@ -1,206 +1,203 @@
 """The gate: from scores and paired answers to a decision. It fails closed: whatever is odd is not enough evidence.
 
-Dev picks one finalist an arm. The candidate is the finalist that is best on dev among the arms that are not trivial. Only then is
-test looked at: the candidate against the champion, or while there is no champion against the trivial contenders. It must beat each
-of these at the full level. That needs no correction: one that is no better than some of them passes with chance alpha at most.
+Dev picks one finalist an arm. Who may become champion is settled by dev and by cost, before test is looked at: the candidate, which
+is the best on dev of the finalists that are not trivial; and the economical one, the best on dev of those that are cheaper than the
+candidate by enough. On test
+
+    without a champion   the candidate must beat every trivial contender. Each at the full level: one that is no better than some of
+                         them passes with chance alpha / 2 at most.
+    against a champion   the candidate must be better; or, where it is cheaper than the champion by enough, as good within the
+                         margin, and better than every trivial contender.
+    the economical one   takes the candidate's place where it is as good as that within the margin, beats the trivial contenders,
+                         and is better than the champion, or cheaper by enough and as good within the margin.
+
+Two that are tested against the champion at once share the level by Holm; where one is tested only after the other has passed, both
+have it whole. Guards on slices and calibration can only take a promotion away. So a contender that is no better than what it
+replaces (by the cost route: worse by the margin or more) is promoted with chance alpha / 2 at most: `benchmarks/gate.py` measures
+it.
 """
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from tasks.config import Gate, Prompt, Tuned
-from tasks.evaluation.scores import Evaluation
-from tasks.records import (
-    Arm,
-    Comparison,
-    ContenderVerdict,
-    Decision,
-    Judgement,
-    Scores,
-)
-from tasks.verdict.contestants import Contestant, contestant
-from tasks.verdict.effects import find_best_prompts, find_effects, find_format_spread, read_prompted
-from tasks.verdict.lifts import find_lifts
-from tasks.verdict.statistics import compare
-from tasks.verdict.wording import champion_label, reason_first, reason_same, reason_versus
-from tasks.workspace import Building, Stage, Workspace
+from tasks.config import Gate
+from tasks.records import Comparison, ContenderVerdict, Decision, Guard, Judgement, Route
+from tasks.verdict.contestants import Contestant, Rows
+from tasks.verdict.field import Field, find_odd
+from tasks.verdict.reasons import reason_economical, reason_first, reason_same, reason_versus
+from tasks.verdict.statistics import holm
+from tasks.verdict.wording import champion_label
 
 logger = logging.getLogger(__name__)
-STAGE = Stage(
-    "verdict",
-    3,
-    (
-        "tasks.verdict.decision",
-        "tasks.verdict.contestants",
-        "tasks.verdict.effects",
-        "tasks.verdict.lifts",
-        "tasks.verdict.statistics",
-        "tasks.verdict.wording",
-    ),
-)
+NO_ROWS = Rows()
+Test = Callable[[float], bool]
+"""Whether a contender passes at a level."""
 
 
-def judge(
-    gate: Gate,
-    evaluations: Sequence[Evaluation],
-    champion: Evaluation | None,
-    workspace: Workspace,
-    prompts: Sequence[Prompt] = (),
-    tuned: Sequence[Tuned] = (),
-) -> Judgement:
-    """Decide, or find what was decided over the same predictions and champion; with the effects of the prompts' techniques.
-
-    Args:
-        evaluations: of this run's contenders, in any order.
-        champion: of the contender that is champion now, on the same data set; None where there is none. One with the fingerprint
-            of a contender of this run is that contender.
-        prompts: the run's prompted contenders; their effects take no part in the decision.
-        tuned: the run's tuned contenders; likewise their lifts.
-    """
-    inputs = sorted(evaluation.scores.fingerprint for evaluation in evaluations)
-    of_champion = champion and [champion.scores.of, champion.scores.fingerprint]
-    config = {"gate": gate, "champion": of_champion, "prompts": list(prompts), "tuned": list(tuned)}
-
-    def build(building: Building) -> Judgement:
-        contestants = [contestant(evaluation) for evaluation in evaluations]
-        judgement = decide(gate, contestants, contestant(champion) if champion else None)
-        prompted = read_prompted(prompts, evaluations)
-        return judgement.model_copy(
-            update={
-                "effects": find_effects(prompted, gate.alpha),
-                "format_spread": find_format_spread(prompted),
-                "best_prompts": find_best_prompts(prompted),
-                "lifts": find_lifts(tuned, contestants, gate.alpha),
-            }
-        )
-
-    return workspace.produce(STAGE, inputs, config, Judgement, build)
-
-
-def decide(gate: Gate, contestants: Sequence[Contestant], champion: Contestant | None) -> Judgement:
+def decide(gate: Gate, contestants: Sequence[Contestant], champion: Contestant | None, rows: Rows = NO_ROWS) -> Judgement:
     """The decision; the same for any order of the contestants.
 
     Args:
         champion: the contender that is champion now, with its answers to this run's test rows.
+        rows: what else is known of the test rows.
     """
-    contestants = sorted(contestants, key=Contestant.rank)
-    finalists = _finalists(contestants)
-    odd = _odd(gate, contestants, finalists, champion)
+    field = Field(gate, sorted(contestants, key=lambda each: each.rank(gate.metric)), champion, rows)
+    odd = find_odd(field)
     if odd:
-        return _judgement(contestants, finalists, Decision.NOT_ENOUGH_EVIDENCE, f"Not enough evidence: {odd}.", None, None, [])
-    candidate = _candidate(finalists)
-    rivals = [each for each in finalists if not each.trivial and each is not candidate]
-    hurdles = [_compare(gate, candidate, each, each.name) for each in contestants if each.trivial]
-    comparisons = [*(_compare(gate, candidate, rival, rival.name) for rival in rivals), *hurdles]
-    deciding = min(hurdles, key=lambda hurdle: (_better(gate, hurdle), hurdle.difference))  # the hardest to beat
-    if champion and champion.scores.of != candidate.scores.of:
-        return _versus(gate, contestants, finalists, champion, comparisons, deciding.against)
-    if champion:
-        reason = reason_same(candidate.scores, deciding, _better(gate, deciding))
-        return _judgement(contestants, finalists, Decision.KEEP_CHAMPION, reason, candidate.name, deciding, comparisons)
-    won = all(_better(gate, hurdle) for hurdle in hurdles)
-    decision = Decision.PUBLISH if won else Decision.NOT_ENOUGH_EVIDENCE
-    reason = reason_first(won, candidate.scores, deciding, comparisons, gate)
-    return _judgement(contestants, finalists, decision, reason, candidate.name if won else None, deciding, comparisons)
+        return _judgement(field, Outcome(Decision.NOT_ENOUGH_EVIDENCE, f"Not enough evidence: {odd}."))
+    _meet_everybody(field)
+    if champion is None:
+        return _judgement(field, _first(field))
+    if champion.scores.of == field.candidate.scores.of:
+        return _judgement(field, _again(field, champion))
+    return _judgement(field, _versus(field, champion))
 
 
-def _versus(
-    gate: Gate,
-    contestants: Sequence[Contestant],
-    finalists: Sequence[Contestant],
-    champion: Contestant,
-    comparisons: list[Comparison],
-    baseline: str,
-) -> Judgement:
-    """Against a champion that is another contender: better by enough, surely not better by enough, or neither."""
-    candidate = _candidate(finalists)
-    ours = next((each for each in contestants if each.scores.of == champion.scores.of), None)
-    label = ours.name if ours else champion_label(champion.name)
-    deciding = next((each for each in comparisons if each.against == label), None)
-    if deciding is None:
-        deciding = _compare(gate, candidate, champion, label)
-        comparisons = [*comparisons, deciding]
-    if _better(gate, deciding):
-        decision, winner = Decision.PUBLISH, candidate.name
-    elif deciding.interval[1] <= gate.minimum_gain or (deciding.p_value < gate.alpha and deciding.difference < 0):
-        names = {each.name for each in contestants if each is not ours}
-        decision, winner = Decision.KEEP_CHAMPION, label if champion.name in names else champion.name
+@dataclass(frozen=True)
+class Outcome:
+    """A decision and what it rests on."""
+
+    decision: Decision
+    reason: str
+    winner: str | None = None
+    route: Route | None = None
+    deciding: Comparison | None = None
+    more_rows: int | None = None
+    guards: tuple[Guard, ...] = ()
+
+
+def _first(field: Field) -> Outcome:
+    """Without a champion: the candidate, or the economical one in its place, must beat every trivial contender."""
+    candidate, thrifty = field.candidate, field.economical
+    won, hardest = field.beats_trivial(candidate), field.hardest(candidate)
+    if won and thrifty and field.is_as_good(thrifty, candidate) and field.beats_trivial(thrifty):
+        deciding = field.against(thrifty, field.hardest(thrifty))
+        reason = reason_economical(field, thrifty, candidate, deciding)
+        return Outcome(Decision.PUBLISH, reason, thrifty.name, Route.FIRST, deciding)
+    deciding, more = field.against(candidate, hardest), None if won else field.more_rows(candidate, hardest)
+    reason = reason_first(field, won, deciding, more)
+    if won:
+        return Outcome(Decision.PUBLISH, reason, candidate.name, Route.FIRST, deciding)
+    return Outcome(Decision.NOT_ENOUGH_EVIDENCE, reason, None, None, deciding, more)
+
+
+def _again(field: Field, champion: Contestant) -> Outcome:
+    """The champion is the best on dev again: it stays, unless a finalist is as good and cheaper."""
+    candidate, thrifty, guards = field.candidate, field.economical, []
+    deciding = field.against(candidate, field.hardest(candidate))
+    if thrifty and field.is_as_good(thrifty, champion) and field.beats_trivial(thrifty):
+        guards = field.guards(thrifty)
+        if _all_held(guards):
+            return _won(field, thrifty, champion, Route.COST, guards)
+    reason = reason_same(field, deciding, guards)
+    return Outcome(Decision.KEEP_CHAMPION, reason, candidate.name, None, deciding, None, tuple(guards))
+
+
+def _versus(field: Field, champion: Contestant) -> Outcome:
+    """Against a champion that is another contender: better by enough (or as good and cheaper), surely not better by enough, or
+    neither."""
+    candidate, thrifty = field.candidate, field.economical
+    if thrifty and thrifty.scores.of == champion.scores.of:
+        thrifty = None
+    deciding = field.against(candidate, champion)
+    guards = {each.name: field.guards(each) for each in (candidate, thrifty) if each}
+
+    def passes(level: float) -> bool:
+        cheaply = field.is_cheaper(candidate, champion) and field.beats_trivial(candidate)
+        good = field.beats(candidate, champion, level) or (cheaply and field.is_as_good(candidate, champion, level))
+        return good and _all_held(guards[candidate.name])
+
+    first, second = _share_level(field, passes, thrifty, champion, guards)
+    if second and thrifty:
+        route = Route.COST if field.is_cheaper(thrifty, champion) else Route.GAIN
+        return _won(field, thrifty, champion, route, guards[thrifty.name])
+    if first:
+        route = Route.GAIN if field.beats(candidate, champion) else Route.COST
+        return _won(field, candidate, champion, route, guards[candidate.name])
+    return _not_won(field, champion, deciding, guards[candidate.name])
+
+
+def _share_level(
+    field: Field, passes: Test, thrifty: Contestant | None, champion: Contestant, guards: dict[str, list[Guard]]
+) -> tuple[bool, bool]:
+    """Whether the candidate and the economical one pass. What is tested was settled without looking at test, so the level is shared
+    only where both are tested at once."""
+    alpha = field.gate.alpha
+    if thrifty is None:
+        return passes(alpha), False
+    fit = field.is_as_good(thrifty, field.candidate) and field.beats_trivial(thrifty) and _all_held(guards[thrifty.name])
+    if not field.is_cheaper(thrifty, champion):
+        first = passes(alpha)
+        return first, first and fit and field.beats(thrifty, champion)
+    first, second = passes(alpha / 2), fit and field.is_as_good(thrifty, champion, alpha / 2)
+    if first != second:  # Holm: once one of them has passed at half the level, the other has it whole
+        first, second = first or passes(alpha), second or (fit and field.is_as_good(thrifty, champion))
+    return first, second
+
+
+def _won(field: Field, winner: Contestant, champion: Contestant, route: Route, guards: list[Guard]) -> Outcome:
+    deciding = field.against(winner, champion)
+    if winner is field.candidate and route is Route.GAIN:
+        reason = reason_versus(field, Decision.PUBLISH, deciding, None, guards)
     else:
-        decision, winner = Decision.NOT_ENOUGH_EVIDENCE, None
-    reason = reason_versus(decision, candidate.scores, deciding, comparisons, baseline, gate)
-    return _judgement(contestants, finalists, decision, reason, winner, deciding, comparisons)
+        reason = reason_economical(field, winner, champion if winner is field.candidate else field.candidate, deciding)
+    return Outcome(Decision.PUBLISH, reason, winner.name, route, deciding, None, tuple(guards))
 
 
-def _compare(gate: Gate, first: Contestant, second: Contestant, label: str) -> Comparison:
-    return compare(
-        first.name, [right is True for right in first.correct], label, [right is True for right in second.correct], gate.alpha
-    )
+def _not_won(field: Field, champion: Contestant, deciding: Comparison, guards: list[Guard]) -> Outcome:
+    candidate = field.candidate
+    cheap = field.is_cheaper(candidate, champion)
+    beaten = deciding.p_value < field.gate.alpha and deciding.difference < 0 and not cheap
+    no_better = deciding.interval[1] <= (-field.gate.margin if cheap else field.needed(candidate, champion))
+    if beaten or no_better or any(guard.held is False for guard in guards):
+        reason = reason_versus(field, Decision.KEEP_CHAMPION, deciding, None, guards)
+        winner = _champion_name(field, champion)
+        return Outcome(Decision.KEEP_CHAMPION, reason, winner, None, deciding, None, tuple(guards))
+    more = field.more_rows(candidate, champion)
+    reason = reason_versus(field, Decision.NOT_ENOUGH_EVIDENCE, deciding, more, guards)
+    return Outcome(Decision.NOT_ENOUGH_EVIDENCE, reason, None, None, deciding, more, tuple(guards))
 
 
-def _better(gate: Gate, comparison: Comparison) -> bool:
-    """Significantly, and by at least the gain that is asked for."""
-    return comparison.p_value < gate.alpha and comparison.difference > 0 and comparison.difference >= gate.minimum_gain
+def _champion_name(field: Field, champion: Contestant) -> str:
+    """The champion's name, told from a contender of this run that has the same."""
+    if any(each.scores.of == champion.scores.of for each in field.ranked):
+        return field.label(champion)
+    return champion_label(champion.name) if champion.name in {each.name for each in field.ranked} else champion.name
 
 
-def _finalists(ranked: Sequence[Contestant]) -> list[Contestant]:
-    """The best on dev of each arm, best first."""
-    best: dict[Arm, Contestant] = {}
-    for each in ranked:
-        best.setdefault(each.scores.arm, each)
-    return list(best.values())
+def _meet_everybody(field: Field) -> None:
+    """The candidate against the other finalists and the trivial contenders, for the record, whatever decides."""
+    for each in field.finalists:
+        if not each.trivial and each is not field.candidate:
+            field.against(field.candidate, each)
+    for each in field.trivial:
+        field.against(field.candidate, each)
 
 
-def _candidate(finalists: Sequence[Contestant]) -> Contestant:
-    return next(each for each in finalists if not each.trivial)
+def _all_held(guards: Sequence[Guard]) -> bool:
+    return all(guard.held is True for guard in guards)
 
 
-def _odd(gate: Gate, contestants: Sequence[Contestant], finalists: Sequence[Contestant], champion: Contestant | None) -> str | None:
-    """What forbids a decision, in words; None when nothing does."""
-    everyone = [*contestants, *([champion] if champion else [])]
-    for each in everyone:
-        if not (_sound(each.scores.dev) and _sound(each.scores.test)):
-            return f"a score of {each.name} is missing or not a number"
-        if None in each.correct or len(each.correct) != each.scores.test.n or len(each.examples) != each.scores.test.n:
-            return f"{each.name} has test rows without a score"
-    if not any(each.trivial for each in finalists) or all(each.trivial for each in finalists):
-        return "there must be a trivial contender and one that is not"
-    rows = everyone[0].examples
-    strays = [each.name for each in everyone if each.examples != rows]
-    if strays:
-        return f"{strays[0]} was scored on other test rows than {everyone[0].name}"
-    if len(rows) < gate.minimum_rows:
-        return f"test has {len(rows)} rows, and the gate asks for {gate.minimum_rows}"
-    silent = [each.name for each in everyone if each.scores.test.failed >= each.scores.test.n and each in (*finalists, champion)]
-    return f"{silent[0]} has no usable answer on any test row, which says nothing about it" if silent else None
-
-
-def _sound(scores: Scores) -> bool:
-    """All figures that are there are numbers, and shares lie between 0 and 1."""
-    shares = [scores.accuracy, *scores.interval, *([] if scores.macro_f1 is None else [scores.macro_f1])]
-    others = [scores.cost_usd_per_1000, scores.latency_ms.p50, scores.latency_ms.p95]
-    return all(0 <= share <= 1 for share in shares) and all(value is None or math.isfinite(value) for value in others)
-
-
-def _judgement(
-    contestants: Sequence[Contestant],
-    finalists: Sequence[Contestant],
-    decision: Decision,
-    reason: str,
-    winner: str | None,
-    deciding: Comparison | None,
-    comparisons: list[Comparison],
-) -> Judgement:
-    """The contenders' table is in order of test accuracy."""
-    logger.info("%s: %s", decision.value, reason)
-    ordered = sorted(contestants, key=lambda each: -each.scores.test.accuracy if math.isfinite(each.scores.test.accuracy) else 1)
+def _judgement(field: Field, outcome: Outcome) -> Judgement:
+    """The contenders' table is in order of test accuracy; p-values are corrected over all comparisons that were made."""
+    logger.info("%s: %s", outcome.decision.value, outcome.reason)
+    made = field.comparisons
+    corrected = holm([each.p_value for each in made])
+    known = {id(each): each.model_copy(update={"p_holm": value}) for each, value in zip(made, corrected, strict=True)}
+    ordered = sorted(field.ranked, key=lambda each: -each.scores.test.accuracy if math.isfinite(each.scores.test.accuracy) else 1)
     return Judgement(
-        decision=decision,
-        reason=reason,
-        winner=winner,
-        contenders=[_line(each, each in finalists) for each in ordered],
-        comparison=deciding,
-        comparisons=comparisons,
+        decision=outcome.decision,
+        reason=outcome.reason,
+        winner=outcome.winner,
+        route=outcome.route,
+        metric=field.gate.metric.value,
+        more_rows=outcome.more_rows,
+        contenders=[_line(each, each in field.finalists) for each in ordered],
+        comparison=known[id(outcome.deciding)] if outcome.deciding else None,
+        comparisons=list(known.values()),
+        guards=list(outcome.guards),
     )
 
 
@@ -216,5 +213,6 @@ def _line(contestant: Contestant, finalist: bool) -> ContenderVerdict:
         finalist=finalist,
         cost_usd_per_1000=scores.test.cost_usd_per_1000,
         latency_ms=scores.test.latency_ms,
+        money=scores.money,
         failures=scores.failures,
     )

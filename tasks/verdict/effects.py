@@ -67,15 +67,16 @@ def read_prompted(prompts: Sequence[Prompt], evaluations: Sequence[Evaluation]) 
     return [_read(prompt, by_name[prompt.name]) for prompt in prompts if prompt.name in by_name]
 
 
-def find_effects(prompted: Sequence[Prompted], alpha: float) -> list[Effect]:
+def find_effects(prompted: Sequence[Prompted], alpha: float, clusters: Sequence[int] | None = None) -> list[Effect]:
     """The effect of every prompted contender: by endpoint, the baseline first, then single techniques, then stacks.
 
     Args:
         alpha: a difference counts as found where its p-value, corrected by Holm over all effects, is below it; intervals cover
             1 - alpha, each by itself.
+        clusters: for each test row the number of its cluster; None where each stands alone.
     """
     pairs = [(each, group[0]) for group in _by_endpoint(prompted) for each in group]
-    comparisons = [_against(each, baseline, alpha) for each, baseline in pairs]
+    comparisons = [_against(each, baseline, alpha, clusters) for each, baseline in pairs]
     corrected = iter(holm([found.p_value for found in comparisons if found]))
     p_values = [next(corrected) if found else None for found in comparisons]
     return [
@@ -160,7 +161,7 @@ def _by_endpoint(prompted: Sequence[Prompted]) -> Iterator[list[Prompted]]:
         yield sorted((each for each in prompted if each.prompt.endpoint == endpoint), key=lambda each: len(each.techniques))
 
 
-def _against(each: Prompted, baseline: Prompted, alpha: float) -> Comparison | None:
+def _against(each: Prompted, baseline: Prompted, alpha: float, clusters: Sequence[int] | None) -> Comparison | None:
     """The comparison; None for the baseline itself, and where the answers cannot be paired."""
     if each is baseline:
         return None
@@ -168,8 +169,7 @@ def _against(each: Prompted, baseline: Prompted, alpha: float) -> Comparison | N
     if not first.examples or first.examples != second.examples or None in (*first.correct, *second.correct):
         logger.warning("%s and %s have no scores on the same test rows: no effect is shown", first.name, second.name)
         return None
-    right, rights = ([answer is True for answer in each.correct] for each in (first, second))
-    return compare(first.name, right, second.name, rights, alpha)
+    return compare(first.name, first.right, second.name, second.right, alpha, clusters)
 
 
 def _effect(each: Prompted, baseline: Prompted, found: Comparison | None, p_holm: float | None, alpha: float) -> Effect:

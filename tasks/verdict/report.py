@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.records import (
+    Approval,
     AskedModel,
     Champion,
     Comparison,
@@ -19,10 +20,11 @@ from tasks.records import (
     Decision,
     Judgement,
     Latency,
+    Looks,
     Verdict,
 )
 from tasks.verdict.effects_report import effects_table, markdown_effects, prompt_facts
-from tasks.verdict.statistics import holm
+from tasks.verdict.money_report import decision_facts, markdown_money, markdown_slices
 from tasks.verdict.text import DASH, dollars, escape, markdown_table, milliseconds, or_dash, plain
 from tasks.verdict.tuned_report import markdown_tuned, tuned_lines, tuned_table
 from tasks.verdict.wording import p_value, percent
@@ -51,6 +53,7 @@ def verdict_of(
     models: Sequence[AskedModel] = (),
     contenders: Sequence[ContenderRecord] = (),
     champion: Champion | None,
+    looks: Looks | None = None,
     spent_usd: float,
     reused: Sequence[str],
     created: datetime,
@@ -61,6 +64,7 @@ def verdict_of(
         models: behind the endpoints that are not embedded.
         contenders: this run's; of the tuned ones the verdict says what training took.
         champion: what the store points to after this run.
+        looks: how often the test rows were looked at by now.
         spent_usd: paid to endpoints by this run.
         reused: the stages that found their product.
     """
@@ -70,9 +74,16 @@ def verdict_of(
         decision=judgement.decision,
         reason=judgement.reason,
         winner=judgement.winner,
+        route=judgement.route,
+        metric=judgement.metric,
+        more_rows=judgement.more_rows,
         contenders=judgement.contenders,
         comparison=judgement.comparison,
         comparisons=judgement.comparisons,
+        guards=judgement.guards,
+        slices=judgement.slices,
+        break_even=judgement.break_even,
+        looks=looks,
         effects=judgement.effects,
         format_spread=judgement.format_spread,
         best_prompts=judgement.best_prompts,
@@ -85,6 +96,18 @@ def verdict_of(
         dataset=DatasetSummary(fingerprint=dataset.fingerprint, **dataset.rows),
         created=created,
     )
+
+
+def approved(verdict: Verdict, word: Approval) -> Verdict:
+    """The verdict after a person was asked: without a yes nothing is published, whatever the evidence."""
+    if word.approved:
+        return verdict.model_copy(update={"approval": word})
+    stays = Decision.KEEP_CHAMPION if verdict.champion else Decision.NOT_ENOUGH_EVIDENCE
+    refused = f"{word.by or 'a person'} did not approve it{f' ({word.note})' if word.note else ''}"
+    no = refused if word.approved is False else f"nobody approved it within {word.hours:g} hours"
+    reason = f"{verdict.winner} would have been published, but {no}. The evidence: {verdict.reason}"
+    update = {"approval": word, "decision": stays, "reason": reason, "winner": None, "route": None}
+    return verdict.model_copy(update=update)
 
 
 def render_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> "RenderableType":
@@ -120,12 +143,12 @@ def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
     ]
     if verdict.comparisons:
         parts += ["## On the same test rows", markdown_table(COMPARED, _compared(verdict.comparisons))]
-    parts += markdown_effects(verdict)
+    parts += [*markdown_money(verdict), *markdown_slices(verdict), *markdown_effects(verdict)]
     parts += markdown_tuned(verdict)
     failures = [_failures(line) for line in verdict.contenders if line.failures]
     if failures:
         parts += ["## Rows without a usable answer", "\n".join(f"- {escape(text)}" for text in failures)]
-    facts = [*_decided(verdict), *prompt_facts(verdict), *_where(verdict, closer)]
+    facts = [*_decided(verdict), *decision_facts(verdict), *prompt_facts(verdict), *_where(verdict, closer)]
     parts += [
         "## The rest",
         "\n".join(f"- **{title}** {escape(text)}" for title, text in facts),
@@ -213,6 +236,7 @@ def _facts(verdict: Verdict, closer: Sequence[str]) -> "RenderableType":
     grid.add_column(overflow="fold")
     facts = [
         *_decided(verdict),
+        *decision_facts(verdict),
         *_whole(verdict),
         *prompt_facts(verdict),
         *(("failed", _failures(line)) for line in verdict.contenders if line.failures),
@@ -228,7 +252,8 @@ def _decided(verdict: Verdict) -> list[tuple[str, str]]:
     if not found:
         return []
     differed = f"only {found.contender} was right on {found.only_contender}, only {found.against} on {found.only_against}"
-    return [("decided by", f"{found.test} on {found.n} rows: {differed}")]
+    rows = f"{found.n} rows" if found.clusters is None else f"{found.n} rows in {found.clusters} clusters"
+    return [("decided by", f"{found.test} on {rows}: {differed}")]
 
 
 def _whole(verdict: Verdict) -> list[tuple[str, str]]:
@@ -262,7 +287,6 @@ def _failures(line: ContenderVerdict) -> str:
 
 
 def _compared(comparisons: Sequence[Comparison]) -> list[list[str]]:
-    adjusted = holm([comparison.p_value for comparison in comparisons])
     return [
         [
             escape(f"{found.contender} against {found.against}"),
@@ -270,9 +294,9 @@ def _compared(comparisons: Sequence[Comparison]) -> list[list[str]]:
             str(found.only_contender),
             str(found.only_against),
             escape(p_value(found.p_value)),
-            escape(p_value(holms)),
+            escape(or_dash(found.p_holm, p_value)),
         ]
-        for found, holms in zip(comparisons, adjusted, strict=True)
+        for found in comparisons
     ]
 
 

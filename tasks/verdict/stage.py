@@ -7,18 +7,37 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from tasks.config import BakeoffConfig
 from tasks.evaluation.scores import Evaluation
 from tasks.orchestration import artifact_key, show_table, stage
-from tasks.records import Judgement, Verdict
-from tasks.verdict.decision import judge
+from tasks.records import DatasetRecord, Judgement, Looks, Verdict
 from tasks.verdict.effects_report import effect_rows
+from tasks.verdict.judge import judge
+from tasks.verdict.looks import count_looks
 from tasks.verdict.report import markdown_verdict, table_rows
 from tasks.verdict.tuned_report import tuned_rows
 from tasks.workspace import Workspace, write_durably
 
 
 @stage("gate", run_name="gate {config.name}")
-def gate(config: BakeoffConfig, evaluations: Sequence[Evaluation], champion: Evaluation | None, workspace: Workspace) -> Judgement:
+def gate(
+    config: BakeoffConfig,
+    dataset: DatasetRecord,
+    evaluations: Sequence[Evaluation],
+    champion: Evaluation | None,
+    workspace: Workspace,
+) -> Judgement:
     """Decide whether the best contender may become champion, whose evaluation `champion` is; and find what techniques do."""
-    return judge(config.gate, evaluations, champion, workspace, config.prompts, config.tuned)
+    return judge(config.gate, evaluations, champion, workspace, config.prompts, config.tuned, dataset, config.use)
+
+
+@stage("looks", run_name="looks {config.name}")
+def looks(
+    config: BakeoffConfig,
+    dataset: DatasetRecord,
+    evaluations: Sequence[Evaluation],
+    champion: Evaluation | None,
+    workspace: Workspace,
+) -> Looks:
+    """Remember whose answers to the test rows a decision has seen, and count them."""
+    return count_looks(config.gate, dataset, evaluations, champion, workspace)
 
 
 @stage("report", run_name="report {verdict.name}")

@@ -16,7 +16,7 @@ from tasks.evaluation.scores import Evaluation, evaluate, latency, score, score_
 from tasks.prompting.budget import Cap
 from tasks.records import Decision, Failure, Judgement, Prediction
 from tasks.settings import Settings, load_settings
-from tasks.verdict.decision import judge
+from tasks.verdict.judge import judge
 from tests.evaluation.conftest import examples
 from tests.evaluation.test_predictions import prompted
 from tests.prompting.loopback import Loopback, Say, completion

@@ -12,7 +12,6 @@ from tasks.evaluation.cost import usd_per_1000
 from tasks.evaluation.scores import Evaluation
 from tasks.records import Arm, Effect, Failure, Prediction, PredictionsRecord, ScoresRecord, Verdict
 from tasks.verdict.contestants import Contestant
-from tasks.verdict.decision import judge
 from tasks.verdict.effects import (
     Prompted,
     Reviews,
@@ -24,6 +23,7 @@ from tasks.verdict.effects import (
     read_prompted,
 )
 from tasks.verdict.effects_report import effect_rows, effect_words
+from tasks.verdict.judge import judge
 from tasks.verdict.report import markdown_verdict
 from tests.verdict.builders import contestant, scores
 from tests.verdict.test_report import NASTY, shown, verdict

@@ -78,5 +78,5 @@ def test_holm_agrees_with_statsmodels():
 
 
 def test_rows_of_unequal_number_are_not_paired():
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="cannot be paired"):
         count([True], [True, False])

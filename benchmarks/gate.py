@@ -1,0 +1,269 @@
+"""The gate's own error rates: bake-offs over answers drawn with known truth go through the decision code as it is.
+
+    python -m benchmarks.gate --output json
+    python -m benchmarks.gate --simulations 500 --only one,twenty
+
+Each scenario is a way to be promoted wrongly. All contenders are as good as what they would replace, or (cost, economical, slices)
+worse by exactly the margin that the gate allows, which is the hardest case. `false_promotion_rate` is that of the worst scenario,
+with its Wilson interval; `stated_level` is what docs/verdict.md promises: half of `gate.alpha`. `power_at_3_points` is the chance
+that a contender that is 3 points better replaces the champion: 1,000 rows, of which 10 % are right for one of the two only, one
+comparison.
+"""
+
+import argparse
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from tasks.config import Gate, Metric
+from tasks.progress import progress
+from tasks.records import Arm, Decision, Judgement, Latency, Scores, ScoresRecord
+from tasks.verdict.contestants import Contestant, Rows
+from tasks.verdict.decision import decide
+from tasks.verdict.statistics import wilson
+
+GATE = Gate()
+ACCURACY = 0.8
+DISCORDANT = 0.1
+DEV_ROWS = 200
+SLOW = {"macro_f1": 20, "clusters": 10}
+"""Scenarios whose tests resample: fewer simulations by this factor."""
+Draw = numpy.random.Generator
+Answers = numpy.ndarray
+
+
+class Draws:
+    """Answers of several contenders to the same rows, any two of which differ on `DISCORDANT` of the rows, as expected."""
+
+    def __init__(self, dice: Draw, n: int, clusters: int | None = None) -> None:
+        self.dice, self.n = dice, n
+        self.examples = tuple(map(str, range(n)))
+        self.redrawn = 1 - math.sqrt(1 - DISCORDANT / (2 * ACCURACY * (1 - ACCURACY)))
+        self.cluster = numpy.arange(n) if clusters is None else numpy.arange(n) % clusters
+        self.base = self._coins(ACCURACY)
+
+    def answers(self, worse_by: float = 0.0, where: Any = None) -> Answers:
+        """Whether each row is right, for a contender of accuracy `ACCURACY` less `worse_by`, there alone if `where` is given."""
+        own = numpy.where(self._coins(self.redrawn), self._coins(ACCURACY), self.base)
+        spoiled = self.dice.random(self.n) < worse_by / ACCURACY
+        return own & ~(spoiled if where is None else spoiled & where)
+
+    def contestant(self, name: str, arm: Arm, right: Answers, cost: float | None = 1.0, labels: Any = None) -> Contestant:
+        """A contender with these answers on test; its figure on dev is drawn for itself."""
+        dev = _scores(float(self.dice.binomial(DEV_ROWS, ACCURACY)) / DEV_ROWS, DEV_ROWS, cost)
+        record = ScoresRecord(contender=name, arm=arm, of=name, dev=dev, test=_scores(float(right.mean()), self.n, cost))
+        given, wanted = labels or ((), ())
+        return Contestant(record, self.examples, tuple(right.tolist()), given, wanted)
+
+    def _coins(self, share: float) -> Answers:
+        """One a row; one a cluster for most rows where there are clusters, so that rows of a cluster are alike."""
+        alone = self.dice.random(self.n) < share
+        together = (self.dice.random(int(self.cluster.max()) + 1) < share)[self.cluster]
+        return numpy.where(self.dice.random(self.n) < 0.7, together, alone) if len(together) and self.shared else alone
+
+    @property
+    def shared(self) -> bool:
+        return int(self.cluster.max()) + 1 < self.n
+
+
+def _scores(accuracy: float, n: int, cost: float | None) -> Scores:
+    return Scores(
+        accuracy=accuracy,
+        interval=(accuracy, accuracy),
+        macro_f1=accuracy,
+        n=n,
+        failed=0,
+        cost_usd_per_1000=cost,
+        latency_ms=Latency(p50=None, p95=None),
+    )
+
+
+def one(dice: Draw) -> Judgement:
+    """One contender as good as the champion."""
+    draws = Draws(dice, 1000)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())])
+
+
+def identical(dice: Draw) -> Judgement:
+    """Contenders that answer exactly as the champion does."""
+    draws = Draws(dice, 1000)
+    same = draws.answers()
+    rivals = [draws.contestant(name, arm, same) for name, arm in (("lora", Arm.TUNED), ("few_shot", Arm.PROMPT))]
+    return decide(GATE, [*rivals, draws.contestant("majority", Arm.TRIVIAL, same)], draws.contestant("old", Arm.TUNED, same))
+
+
+def several(dice: Draw) -> Judgement:
+    """A finalist of each arm, all as good as the champion, at prices far apart."""
+    draws = Draws(dice, 1000)
+    arms = ("few_shot", Arm.PROMPT, 10.0), ("lora", Arm.TUNED, 1.0), ("routed", Arm.HYBRID, 3.0)
+    return _against_champion(draws, [draws.contestant(name, arm, draws.answers(), cost) for name, arm, cost in arms])
+
+
+def small(dice: Draw) -> Judgement:
+    """As `several`, on 60 test rows."""
+    draws = Draws(dice, 60)
+    arms = ("few_shot", Arm.PROMPT), ("lora", Arm.TUNED), ("routed", Arm.HYBRID)
+    return _against_champion(draws, [draws.contestant(name, arm, draws.answers()) for name, arm in arms])
+
+
+def first(dice: Draw) -> Judgement:
+    """No champion yet; finalists as good as one trivial contender, at prices far apart."""
+    draws = Draws(dice, 1000)
+    arms = ("few_shot", Arm.PROMPT, 10.0), ("lora", Arm.TUNED, 1.0)
+    rivals = [draws.contestant(name, arm, draws.answers(), cost) for name, arm, cost in arms]
+    trivial = draws.contestant("tfidf", Arm.TRIVIAL, draws.answers()), draws.contestant("majority", Arm.TRIVIAL, draws.answers(0.3))
+    return decide(GATE, [*rivals, *trivial], None)
+
+
+def twenty(dice: Draw) -> Judgement:
+    """No champion yet; twenty prompts as good as a trivial contender, the luckiest on dev is the candidate."""
+    draws = Draws(dice, 1000)
+    prompts = [draws.contestant(f"prompt_{number:02}", Arm.PROMPT, draws.answers()) for number in range(20)]
+    return decide(GATE, [*prompts, draws.contestant("tfidf", Arm.TRIVIAL, draws.answers())], None)
+
+
+def cost(dice: Draw) -> Judgement:
+    """One contender at a tenth of the champion's cost, worse than it by the margin."""
+    draws = Draws(dice, 4000)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(GATE.margin), 0.1)])
+
+
+def economical(dice: Draw) -> Judgement:
+    """A contender as good as the champion, and a cheap one that is worse by the margin: two ways at once."""
+    draws = Draws(dice, 4000)
+    dear = draws.contestant("few_shot", Arm.PROMPT, draws.answers(), 1.0)
+    return _against_champion(draws, [dear, draws.contestant("lora", Arm.TUNED, draws.answers(GATE.margin), 0.1)])
+
+
+def slices(dice: Draw) -> Judgement:
+    """A contender that is better on the whole, and on one of two slices worse by the margin."""
+    draws = Draws(dice, 2000)
+    gate = Gate(slices=["label"])
+    there = dice.random(draws.n) < 0.25
+    old = draws.answers()
+    new = draws.answers() | (~there & (dice.random(draws.n) < 0.5))
+    new = numpy.where(there, draws.answers(gate.slice_margin), new)
+    rows = Rows(slices={"label": tuple(numpy.where(there, "rare", "common").tolist())})
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, new)], old, gate, rows)
+
+
+def clusters(dice: Draw) -> Judgement:
+    """One contender as good as the champion; rows come in 250 clusters whose rows are much alike."""
+    draws = Draws(dice, 1000, clusters=250)
+    rows = Rows(clusters=tuple(draws.cluster.tolist()))
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())], gate=GATE, rows=rows)
+
+
+def macro_f1(dice: Draw) -> Judgement:
+    """One contender as good as the champion by macro-F1 over three labels, the rarest of them one row in ten."""
+    draws = Draws(dice, 500)
+    truth = dice.choice(3, size=draws.n, p=[0.6, 0.3, 0.1])
+
+    def made(name: str, arm: Arm, right: Answers) -> Contestant:
+        given = numpy.where(right, truth, (truth + 1) % 3)
+        return draws.contestant(name, arm, right, labels=(_names(given), _names(truth)))
+
+    trivial = made("majority", Arm.TRIVIAL, draws.answers(0.3))
+    gate = Gate(metric=Metric.MACRO_F1)
+    return decide(gate, [made("lora", Arm.TUNED, draws.answers()), trivial], made("old", Arm.PROMPT, draws.answers()))
+
+
+def _names(codes: numpy.ndarray) -> tuple[str, ...]:
+    return tuple("abc"[code] for code in codes.tolist())
+
+
+def better(dice: Draw, points: float = 0.03, n: int = 1000) -> Judgement:
+    """One contender that is better than the champion: `DISCORDANT` of the rows are right for one of the two alone."""
+    draws = Draws(dice, n)
+    old, dealt = draws.answers(), dice.random(n)
+    won, lost = (DISCORDANT + points) / 2, (DISCORDANT - points) / 2
+    new = numpy.where(old, dealt >= lost / ACCURACY, dealt < won / (1 - ACCURACY))
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, new)], old)
+
+
+def cheaper(dice: Draw, n: int = 4000) -> Judgement:
+    """One contender as good as the champion at a tenth of its cost."""
+    draws = Draws(dice, n)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(), 0.1)])
+
+
+def _against_champion(
+    draws: Draws, rivals: list[Contestant], old: Answers | None = None, gate: Gate = GATE, rows: Rows | None = None
+) -> Judgement:
+    champion = draws.contestant("old", Arm.TUNED, draws.answers() if old is None else old)
+    trivial = draws.contestant("majority", Arm.TRIVIAL, draws.answers(0.3))
+    return decide(gate, [*rivals, trivial], champion, rows or Rows())
+
+
+SCENARIOS: dict[str, Callable[[Draw], Judgement]] = {
+    each.__name__: each for each in (one, identical, several, small, first, twenty, cost, economical, slices, clusters, macro_f1)
+}
+
+
+def rate_of(scenario: Callable[..., Judgement], simulations: int, seed: int, **more: Any) -> tuple[float, tuple[float, float]]:
+    """The share of bake-offs that publish, and its Wilson interval at 95 %."""
+    with progress(f"simulate {scenario.__name__}", simulations) as bar:
+        published = 0
+        for number in range(simulations):
+            published += scenario(numpy.random.default_rng([seed, number]), **more).decision is Decision.PUBLISH
+            if number % 100 == 99:
+                bar.advance(100)
+    return published / simulations, wilson(published, simulations, 0.05)
+
+
+def measure(simulations: int, names: list[str], seed: int = 0) -> dict[str, Any]:
+    """Every scenario's rate of false promotions, and the power."""
+    started = time.monotonic()
+    found = {}
+    for name in names:
+        times = max(1, simulations // SLOW.get(name, 1))
+        rate, interval = rate_of(SCENARIOS[name], times, seed)
+        found[name] = {"false_promotion_rate": rate, "interval": interval, "simulations": times}
+    worst = max(found, key=lambda name: found[name]["false_promotion_rate"])
+    gain, of_gain = rate_of(better, simulations, seed)
+    saved, of_saved = rate_of(cheaper, max(1, simulations // 4), seed)
+    return {
+        "false_promotion_rate": found[worst]["false_promotion_rate"],
+        "interval": found[worst]["interval"],
+        "stated_level": GATE.alpha / 2,
+        "simulations": sum(int(each["simulations"]) for each in found.values()),
+        "worst_scenario": worst,
+        "scenarios": found,
+        "power_at_3_points": gain,
+        "power_at_3_points_interval": of_gain,
+        "power_of_equal_quality_at_a_tenth_of_the_cost": saved,
+        "power_of_equal_quality_interval": of_saved,
+        "seed": seed,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def main() -> None:
+    """Measure, and print a table or JSON; exit status 1 where a scenario is surely above the stated level."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--simulations", type=int, default=10_000, help="bake-offs a scenario; resampling ones take fewer")
+    parser.add_argument("--only", default="", help="names of scenarios, by commas")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", choices=["text", "json"], default="text")
+    options = parser.parse_args()
+    logging.disable(logging.INFO)
+    names = options.only.split(",") if options.only else list(SCENARIOS)
+    found = measure(options.simulations, names, options.seed)
+    if options.output == "json":
+        print(json.dumps(found, indent=2))
+    else:
+        for name, each in found["scenarios"].items():
+            low, high = each["interval"]
+            print(f"{name:12} {each['false_promotion_rate']:8.2%} [{low:.2%}, {high:.2%}] of {each['simulations']:,}")
+        print(f"stated level {found['stated_level']:.2%}; power at 3 points {found['power_at_3_points']:.1%}")
+    sys.exit(any(each["interval"][0] > found["stated_level"] for each in found["scenarios"].values()))
+
+
+if __name__ == "__main__":
+    main()

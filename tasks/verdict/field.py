@@ -1,0 +1,186 @@
+"""Everybody at the gate: who may become champion, and any two of them compared."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from tasks.config import Gate, Metric
+from tasks.records import Arm, Comparison, Guard, Scores
+from tasks.verdict.contestants import Contestant, Rows, figure_of
+from tasks.verdict.guards import find_guards
+from tasks.verdict.measures import macro_f1_sums
+from tasks.verdict.power import rows_by_interval, rows_to_bound, rows_wanted
+from tasks.verdict.resampling import bootstrap_interval, permutation_p
+from tasks.verdict.statistics import compare, pair
+from tasks.verdict.wording import champion_label
+
+BOOTSTRAP = "permutation and BCa bootstrap"
+
+
+@dataclass(frozen=True)
+class Field:
+    """Everybody at the gate, and what has been compared so far."""
+
+    gate: Gate
+    ranked: Sequence[Contestant]
+    """This run's contenders, the best on dev first."""
+    champion: Contestant | None
+    rows: Rows
+
+    @cached_property
+    def made(self) -> dict[tuple[str, str], Comparison]:
+        """The comparisons at alpha, in the order in which they were made, by the two's names."""
+        return {}
+
+    @property
+    def comparisons(self) -> list[Comparison]:
+        return list(self.made.values())
+
+    @cached_property
+    def finalists(self) -> list[Contestant]:
+        """The best on dev of each arm, best first."""
+        best: dict[Arm, Contestant] = {}
+        for each in self.ranked:
+            best.setdefault(each.scores.arm, each)
+        return list(best.values())
+
+    @cached_property
+    def candidate(self) -> Contestant:
+        return next(each for each in self.finalists if not each.trivial)
+
+    @cached_property
+    def economical(self) -> Contestant | None:
+        """The best on dev of the finalists that are cheaper than the candidate by enough; None where there is none."""
+        others = [each for each in self.finalists if not each.trivial and self.is_cheaper(each, self.candidate)]
+        return others[0] if others else None
+
+    @property
+    def trivial(self) -> list[Contestant]:
+        return [each for each in self.ranked if each.trivial]
+
+    def label(self, each: Contestant) -> str:
+        """What a contender is called: a champion that is one of this run's bears its name there, another may have the same."""
+        ours = next((other.name for other in self.ranked if other.scores.of == each.scores.of), None)
+        return ours or champion_label(each.name)
+
+    def is_cheaper(self, one: Contestant, other: Contestant) -> bool:
+        """By enough, and both costs are known; never where the gate leaves costs out."""
+        if not self.gate.margin or one.cost is None or other.cost is None:
+            return False
+        return one.cost < other.cost and one.cost <= (1 - self.gate.cheaper_by) * other.cost
+
+    def against(self, one: Contestant, other: Contestant, level: float | None = None) -> Comparison:
+        """The two compared, with intervals at 1 - level (alpha, if it is not given); those at alpha are kept for the verdict."""
+        if level is not None and level != self.gate.alpha:
+            return self._compare(one, other, level)
+        key = (one.name, self.label(other))
+        if key not in self.made:
+            self.made[key] = self._compare(one, other, self.gate.alpha)
+        return self.made[key]
+
+    def beats(self, one: Contestant, other: Contestant, level: float | None = None) -> bool:
+        """Significantly, and by the gain that is asked for: the margin at least where the other is cheaper by enough."""
+        found = self.against(one, other, level)
+        significant = found.p_value < (level or self.gate.alpha) and found.difference > 0
+        surely = found.test != BOOTSTRAP or found.interval[0] > 0
+        return significant and surely and found.difference >= self.needed(one, other)
+
+    def is_as_good(self, one: Contestant, other: Contestant, level: float | None = None) -> bool:
+        """Shown to be less than the margin worse."""
+        return self.against(one, other, level).interval[0] > -self.gate.margin
+
+    def needed(self, one: Contestant, other: Contestant) -> float:
+        """The gain that the one must show over the other."""
+        return max(self.gate.minimum_gain, self.gate.margin if self.is_cheaper(other, one) else 0.0)
+
+    def beats_trivial(self, one: Contestant) -> bool:
+        """Whether it beats each of the trivial contenders."""
+        return all(self.beats(one, each) for each in self.trivial)
+
+    def hardest(self, one: Contestant) -> Contestant:
+        """The trivial contender that is hardest to beat for one."""
+        return min(self.trivial, key=lambda each: (self.beats(one, each), self.against(one, each).difference))
+
+    def more_rows(self, one: Contestant, other: Contestant) -> int | None:
+        """How many more test rows would tell that the one is better (where it is cheaper by enough: as good); None where it is not
+        rows that are missing."""
+        found, alpha = self.against(one, other), self.gate.alpha
+        if found.p_value < alpha and found.difference > 0:
+            return None  # what is missing is gain, or a guard that holds
+        counts = pair(one.right, other.right, self.rows.clusters)
+        if self.champion is other and self.is_cheaper(one, other):
+            distance = found.difference + self.gate.margin
+            wanted = rows_to_bound(counts.effective, distance, alpha) if distance > 0 else None
+        elif self.gate.metric is Metric.MACRO_F1:
+            return rows_by_interval(found.n, found.interval, max(found.difference, self.needed(one, other)), alpha)
+        else:
+            wanted = rows_wanted(counts.effective, max(found.difference, self.needed(one, other)), alpha)
+        return None if wanted is None else max(1, math.ceil(wanted * counts.counts.n / counts.effective.n) - found.n)
+
+    def guards(self, one: Contestant) -> list[Guard]:
+        assert self.champion
+        return find_guards(self.gate, one, self.champion, self.label(self.champion), self.rows)
+
+    def _compare(self, one: Contestant, other: Contestant, level: float) -> Comparison:
+        found = compare(one.name, one.right, self.label(other), other.right, level, self.rows.clusters)
+        if self.gate.metric is Metric.ACCURACY:
+            return found
+        sums = macro_f1_sums(one, other)
+        assert sums  # find_odd has seen to it
+        whole = sums.by_cluster(self.rows.codes())
+        difference = sums.difference()
+        return found.model_copy(
+            update={
+                "metric": self.gate.metric.value,
+                "test": BOOTSTRAP,
+                "difference": difference,
+                "interval": bootstrap_interval(whole, level) or (-1.0, 1.0),  # where no resample differs nothing is sure
+                "p_value": permutation_p(whole),
+            }
+        )
+
+
+def find_odd(field: Field) -> str | None:
+    """What forbids a decision, in words; None when nothing does."""
+    gate, everyone = field.gate, [*field.ranked, *([field.champion] if field.champion else [])]
+    for each in everyone:
+        wanted = figure_of(each.scores.dev, gate.metric), figure_of(each.scores.test, gate.metric)
+        if None in wanted or not (_sound(each.scores.dev) and _sound(each.scores.test)):
+            return f"a score of {each.name} is missing or not a number"
+        if None in each.correct or len(each.correct) != each.scores.test.n or len(each.examples) != each.scores.test.n:
+            return f"{each.name} has test rows without a score"
+        if gate.metric is Metric.MACRO_F1 and macro_f1_sums(each, each) is None:
+            return f"{each.name} has test rows without a label to compare with"
+    if not field.trivial or len(field.trivial) == len(field.ranked):
+        return "there must be a trivial contender and one that is not"
+    rows = everyone[0].examples
+    strays = [each.name for each in everyone if each.examples != rows]
+    if strays:
+        return f"{strays[0]} was scored on other test rows than {everyone[0].name}"
+    return _few(gate, len(rows), field.rows) or _silent([*field.finalists, *([field.champion] if field.champion else [])])
+
+
+def _few(gate: Gate, rows: int, known: Rows) -> str | None:
+    if known.clusters is not None and len(known.clusters) != rows:
+        return f"{len(known.clusters)} test rows have a cluster, and {rows} were scored"
+    if known.clusters is not None and len(set(known.clusters)) < gate.minimum_rows:
+        return f"test has {len(set(known.clusters))} clusters of rows, and the gate asks for {gate.minimum_rows}"
+    if rows < gate.minimum_rows:
+        return f"test has {rows} rows, and the gate asks for {gate.minimum_rows}"
+    if any(len(values) != rows for values in known.slices.values()):
+        return "the slices are of other rows than were scored"
+    return None
+
+
+def _silent(finalists: Sequence[Contestant]) -> str | None:
+    silent = [each.name for each in finalists if each.scores.test.failed >= each.scores.test.n]
+    return f"{silent[0]} has no usable answer on any test row, which says nothing about it" if silent else None
+
+
+def _sound(scores: Scores) -> bool:
+    """All figures that are there are numbers, and shares lie between 0 and 1."""
+    optional = [scores.macro_f1, scores.brier, scores.ece]
+    shares = [scores.accuracy, *scores.interval, *(value for value in optional if value is not None)]
+    others = [scores.cost_usd_per_1000, scores.latency_ms.p50, scores.latency_ms.p95]
+    return all(0 <= share <= 1 for share in shares) and all(value is None or math.isfinite(value) for value in others)

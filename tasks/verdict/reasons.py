@@ -1,0 +1,134 @@
+"""Why the gate decided as it did, in a sentence or two with the figures; plain text, so whoever shows it escapes it."""
+
+from collections.abc import Sequence
+
+from tasks.config import Metric
+from tasks.records import Comparison, Decision, Guard
+from tasks.verdict.contestants import Contestant, figure_of
+from tasks.verdict.field import Field
+from tasks.verdict.text import dollars
+from tasks.verdict.wording import gap, percent, size
+
+
+def reason_first(field: Field, won: bool, deciding: Comparison, more: int | None) -> str:
+    """Why the candidate became the first champion, or why there is none yet."""
+    candidate, baseline = field.candidate, deciding.against
+    if won:
+        return f"{_has(field, candidate)}, {_gaps(field, deciding)}: published as the first champion.{_thrifty(field)}"
+    figures = f"{candidate.name}, the best other on dev, has {_figures(field, candidate)}, {gap(deciding)}"
+    if deciding.difference <= 0:
+        return f"No contender beats the trivial {baseline}: {figures}."
+    start = f"Not enough evidence that a contender beats the trivial {baseline}"
+    return f"{start}: {figures}{_asked(field, deciding)}.{_more(more, deciding)}"
+
+
+def reason_same(field: Field, deciding: Comparison, guards: Sequence[Guard]) -> str:
+    """Why the champion stays when it is the candidate itself."""
+    candidate = field.candidate
+    sure = field.beats_trivial(candidate)
+    doubt = "" if sure else f"; on these rows that is no sure lead over the trivial {deciding.against}"
+    again = f"{candidate.name} is the champion already, and best on dev again"
+    return f"{again}: it has {_figures(field, candidate)}, {gap(deciding)}{doubt}.{_thrifty(field)}{_guarded(guards)}"
+
+
+def reason_versus(field: Field, decision: Decision, deciding: Comparison, more: int | None, guards: Sequence[Guard]) -> str:
+    """Why the candidate replaced another champion by being better, or did not."""
+    candidate = field.candidate
+    figures = f"{candidate.name}, the best on dev, has {_figures(field, candidate)}, {gap(deciding)}"
+    if decision is Decision.PUBLISH:
+        reason = f"{_has(field, candidate)}, {_gaps(field, deciding)}: published in the place of {deciding.against}."
+    elif decision is Decision.KEEP_CHAMPION:
+        reason = f"{deciding.against} stays: {figures}.{_guarded(guards)}"
+    else:
+        asked = "" if field.champion and field.beats(candidate, field.champion) else _asked(field, deciding)
+        start = f"Not enough evidence to replace {deciding.against}, which stays"
+        reason = f"{start}: {figures}{asked}.{_more(more, deciding)}{_guarded(guards)}"
+    hardest = field.hardest(candidate)
+    warned = field.against(candidate, hardest).difference <= 0
+    return f"{reason} Mind that the trivial {hardest.name} does no worse." if warned else reason
+
+
+def reason_economical(field: Field, winner: Contestant, other: Contestant, deciding: Comparison) -> str:
+    """Why a cheaper contender was published where another is as good or a little better.
+
+    Args:
+        other: whose place it takes: the candidate's, or the champion's.
+    """
+    between = field.against(winner, other)
+    place = f"in the place of {field.label(field.champion)}" if field.champion else "as the first champion"
+    also = "" if deciding is between else f"; {gap(deciding)}"
+    margin = f"{100 * field.gate.margin:g} points"
+    costs = f"{_usd(winner)} against {_usd(other)} for 1,000 predictions"
+    return f"{_has(field, winner)}, {gap(between)}: as good within {margin}, at {costs}{also}: published {place}."
+
+
+def _thrifty(field: Field) -> str:
+    """What is missing for a finalist that is cheaper by enough than the candidate, where there is one."""
+    thrifty = field.economical
+    if thrifty is None:
+        return ""
+    found = field.against(thrifty, field.candidate)
+    start = f" {thrifty.name} costs {_usd(thrifty)} for 1,000 predictions, not {_usd(field.candidate)}"
+    if field.is_as_good(thrifty, field.candidate):
+        return f"{start}, and is as good within {100 * field.gate.margin:g} points, but beats not every trivial contender surely."
+    return f"{start}, but is not shown to be as good within {100 * field.gate.margin:g} points: {gap(found)}."
+
+
+def _guarded(guards: Sequence[Guard]) -> str:
+    """Which guards did not hold."""
+    lost = [guard for guard in guards if guard.held is not True]
+    if not lost:
+        return ""
+    shown = "; ".join(_guard(guard) for guard in lost[:3])
+    return f" {lost[0].contender} is not shown to be no worse everywhere: {shown}{'; …' if len(lost) > 3 else ''}."
+
+
+def _guard(guard: Guard) -> str:
+    asked = f"may be worse by {size(guard, guard.margin)}"
+    if guard.difference is None:
+        return f"{guard.what} cannot be measured"
+    if guard.interval is None:
+        return f"{guard.what} on {guard.n} rows, {size(guard, guard.difference, '+')} without an interval ({asked})"
+    low, high = (size(guard, bound, "+") for bound in guard.interval)
+    more = f"; about {guard.more_rows:,} more such rows would tell" if guard.more_rows else ""
+    return f"{guard.what} on {guard.n} rows, {size(guard, guard.difference, '+')} [{low}, {high}] ({asked}{more})"
+
+
+def _has(field: Field, each: Contestant) -> str:
+    return f"{each.name} has {_figures(field, each)}"
+
+
+def _figures(field: Field, each: Contestant) -> str:
+    metric = field.gate.metric
+    figure = figure_of(each.scores.test, metric)
+    named = " macro-F1" if metric is Metric.MACRO_F1 else ""
+    return f"{percent(figure or 0.0)}{named} on {each.scores.test.n} test rows"
+
+
+def _gaps(field: Field, deciding: Comparison) -> str:
+    """The deciding gap, then those to the other finalists."""
+    candidate = field.candidate.name
+    others = [gap(each) for each in field.comparisons if each is not deciding and each.contender == candidate]
+    return "; ".join([gap(deciding), *others])
+
+
+def _usd(each: Contestant) -> str:
+    return f"${dollars(each.cost)}" if each.cost is not None else "an unknown cost"
+
+
+def _asked(field: Field, comparison: Comparison) -> str:
+    """What the gate asked for and did not get."""
+    gate = field.gate
+    if comparison.p_value >= gate.alpha:
+        return f" (the gate asks for p < {gate.alpha:g})"
+    champion = field.champion
+    needed = field.needed(field.candidate, champion) if champion else gate.minimum_gain
+    return f" (the gate asks for a gain of {100 * needed:.1f} points)" if comparison.difference > 0 else ""
+
+
+def _more(more: int | None, comparison: Comparison) -> str:
+    """How many more rows would tell."""
+    if more is None:
+        return ""
+    seen = max(comparison.difference, 0.01)
+    return f" About {more:,} more labelled test rows would tell, if the gain is {100 * seen:.1f} points."
