@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.publisher import NAME, STORE, publish_one, roll_one_back, start
-from benchmarks.campaigns.registry import Registry, opened
+from benchmarks.campaigns.registry import Registry, opened, side_by_side
 from services.places import LivePlaces
 from tasks.errors import IntegrityError
 from tasks.manifest import FILE
@@ -24,6 +24,8 @@ from tasks.registry.history import versions
 from tests.registry.making import make_publication
 
 KILLS = 200
+LANES = 8
+"""Champions of their own that are published and killed side by side."""
 REQUESTS = 30
 """A process is killed at one of its first so many requests, or ends before."""
 ROLLBACKS = 0.3
@@ -53,6 +55,8 @@ class Tally:
     """Bytes of contenders that were sent although they were there."""
     down: int = 0
     """Versions that went down."""
+    known: set[str] = field(default_factory=set)
+    """Contenders that were seen whole; what is named by its content need not be looked at after every kill."""
 
 
 class Trap:
@@ -73,7 +77,7 @@ class Trap:
                 self._seen += before
                 now = self._seen == self.at and before == self.before and not self.caught
                 if now:
-                    self.caught = f"{method} {path.split('/of/publication/')[-1].split('/')[0]}"
+                    self.caught = f"{method} {path.split('/of/')[-1].split('/')[0]}"
             if now:
                 threading.Event().wait(self.later)
                 assert self.process
@@ -87,12 +91,39 @@ class Trap:
 
 def run(options: Options) -> list[Figure]:
     """The figures."""
-    rng, tally, wanted = Random(f"publication kills {options.seed}"), Tally(), options.kills or KILLS
-    with TemporaryDirectory() as name, opened(Path(name)) as registry:
-        with LivePlaces(registry.settings) as places:
-            make_publication(registry.folder / "made", places, STORE)  # what all publications have in common
-        while tally.kills < wanted:
-            one_round(registry, rng, wanted, tally)
+    wanted = options.kills or KILLS
+    lanes = min(LANES, wanted)
+    tallies = [Tally() for _ in range(lanes)]
+    with TemporaryDirectory() as name, opened(Path(name), lanes) as registries:
+        with LivePlaces(registries[0].settings) as places:
+            make_publication(Path(name) / "made", places, STORE)  # what all publications have in common
+
+        def work(lane: int) -> None:
+            registry, tally = registries[lane], tallies[lane]
+            rng = Random(f"publication kills {options.seed} {lane}")
+            while tally.kills < wanted // lanes + (lane < wanted % lanes):
+                one_round(registry, rng, wanted // lanes + (lane < wanted % lanes), tally)
+
+        side_by_side(work, lanes)
+    return figures(together(tallies))
+
+
+def together(tallies: list[Tally]) -> Tally:
+    """The sum of all lanes."""
+    total = Tally()
+    for tally in tallies:
+        for name, value in vars(tally).items():
+            if isinstance(value, int):
+                setattr(total, name, getattr(total, name) + value)
+            elif isinstance(value, list):
+                getattr(total, name).extend(value)
+            else:
+                getattr(total, name).update(value)
+    return total
+
+
+def figures(tally: Tally) -> list[Figure]:
+    """What is told of them."""
     where = ", ".join(f"{what} {count}" for what, count in tally.at.most_common(6))
     return [
         Figure("kills", tally.kills, ">= 200", f"at {where}"),
@@ -118,7 +149,7 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
         if target:
             process = start(roll_one_back, registry.settings, registry.env, target.version)
         else:
-            process = start(publish_one, registry.settings, registry.env, folder, name)
+            process = start(publish_one, registry.settings, registry.env, registry.folder.parent / "made", folder, name)
         trap.process = process
         process.join(300)
         tally.again += sent_again(registry, first, there)
@@ -157,7 +188,7 @@ def look(registry: Registry, old: ChampionVersion | None, name: str, target: Cha
         tally.invalid.append(f"round {tally.rounds}: the pointer is not a record")
     seen = registry.contenders()
     latest = {record.sha256 for record in sorted(found.values(), key=lambda each: -each.version)[:2]}
-    new = {sha256 for sha256 in seen if FILE in seen[sha256]} - KNOWN
+    new = {sha256 for sha256 in seen if FILE in seen[sha256]} - tally.known
     for sha256 in new | latest | ({now.sha256} if now else set()):
         tally.looked += len(seen.get(sha256, ())) + 1
         try:
@@ -166,15 +197,11 @@ def look(registry: Registry, old: ChampionVersion | None, name: str, target: Cha
             tally.half.add(str(error))
             if now and sha256 == now.sha256:
                 tally.invalid.append(f"round {tally.rounds}: {error}")
-    KNOWN.update(new)
+    tally.known.update(new)
     for sha256, files in seen.items():
         if FILE not in files:  # not committed yet; what is there must be whole all the same
             tally.looked += len(files)
             tally.half |= set(whole_or_not(registry, sha256, files, registry.folder / name))
-
-
-KNOWN: set[str] = set()
-"""Contenders that were seen whole; what is named by its content need not be looked at after every kill."""
 
 
 def whole_or_not(registry: Registry, sha256: str, files: set[str], folder: Path) -> list[str]:

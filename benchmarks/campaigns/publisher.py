@@ -26,6 +26,8 @@ from tasks.workspace import Workspace, digest
 from tests.registry.making import NAME, make_champion, make_folder, make_publication, publication_of
 
 STORE = "proxied"
+WAIT_S = 900
+"""How long racers wait for each other."""
 environment()  # looked at once, for all that are forked; and so is the description of S3:
 connect("warm", Store(bucket="warm", endpoint_url="http://127.0.0.1:9", region="us-east-1"))
 
@@ -39,12 +41,16 @@ def start(target: Callable[..., None], *args: Any) -> BaseProcess:
     return process
 
 
-def publish_one(settings: Settings, env: Mapping[str, str], folder: Path, name: str) -> None:
-    """Publish the contender `name`, made on the spot, against whatever is champion now; everything of it lies in `folder`."""
+def publish_one(settings: Settings, env: Mapping[str, str], common: Path, folder: Path, name: str) -> None:
+    """Publish the contender `name`, made on the spot, against whatever is champion now; everything of it lies in `folder`.
+
+    Args:
+        common: where data set and predictions were made, which all publications share.
+    """
     os.environ.update(env)
     verify.run_child = lambda module, request: predict_here(request)  # type: ignore[assignment]
     with LivePlaces(settings) as places:
-        base = make_publication(folder.parent / "made", places, STORE)
+        base = make_publication(common, places, STORE)
         made = make_folder(folder / "contender", name, files={"weights.txt": name * 20_000})
         winner = base.winner.model_copy(update={"name": name, "folder": made, "fingerprint": digest(name)})
         previous = current_champion(places, STORE, NAME)
@@ -70,22 +76,23 @@ def race(settings: Settings, env: Mapping[str, str], gate: Any, orders: Connecti
         while (order := orders.recv()) is not None:
             folder, name, previous = order
             make_folder(folder, name)
-            gate.wait(120)
+            gate.wait(WAIT_S)
             try:
                 orders.send(make_champion(settings, client, folder, previous).version)
             except LostRace as error:
                 orders.send(str(error))
 
 
-def started(settings: Settings, env: Mapping[str, str], racers: int) -> list[tuple[BaseProcess, Connection]]:
-    """Processes that race, and where they take orders."""
+def started(settings: Settings, env: Mapping[str, str], racers: int) -> list[tuple[BaseProcess, Connection, Any]]:
+    """Processes that race, where they take orders, and the gate, which must be kept: it is gone with its last reference here."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     gate = context.Barrier(racers)
     found = []
     for _ in range(racers):
         ours, theirs = context.Pipe()
-        found.append((start(race, settings, env, gate, theirs), ours))
+        found.append((start(race, settings, env, gate, theirs), ours, gate))
+        theirs.close()  # so that the end of a racer is heard
     return found
 
 

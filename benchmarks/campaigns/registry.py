@@ -1,7 +1,8 @@
 """A real S3 server for a campaign, behind the proxy that sees every request."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -43,13 +44,26 @@ class Registry:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[Registry]:
-    """A registry for the time of a `with`, empty."""
-    with start_s3(folder) as s3, serve_proxy(s3.endpoint_url, s3.access_key, s3.secret_key) as proxy:
+def opened(folder: Path, lanes: int = 1) -> Iterator[list[Registry]]:
+    """Registries for the time of a `with`, empty, each with a proxy and a prefix of its own on one server."""
+    with start_s3(folder) as s3, ExitStack() as stack:
         env = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key, "AWS_DEFAULT_REGION": "us-east-1"}
-        store = Store(bucket="campaign", prefix="of/publication", endpoint_url=proxy.url, create=True)
-        settings = Settings(home=folder / "home", stores={STORE: store})
         keys = {"aws_access_key_id": s3.access_key, "aws_secret_access_key": s3.secret_key, "region_name": "us-east-1"}
-        client = connect(STORE, store.model_copy(update={"endpoint_url": s3.endpoint_url}), keys)
-        client.check()
-        yield Registry(folder, settings, env, proxy, client)
+        found = []
+        for number in range(lanes):
+            proxy = stack.enter_context(serve_proxy(s3.endpoint_url, s3.access_key, s3.secret_key))
+            store = Store(bucket="campaign", prefix=f"lane-{number}/of", endpoint_url=proxy.url, create=True)
+            lane = folder / f"lane-{number}"
+            lane.mkdir()
+            settings = Settings(home=lane / "home", stores={STORE: store})
+            client = connect(STORE, store.model_copy(update={"endpoint_url": s3.endpoint_url}), keys)
+            client.check()
+            found.append(Registry(lane, settings, env, proxy, client))
+        yield found
+
+
+def side_by_side(work: Callable[[int], None], lanes: int) -> None:
+    """Run `work(lane)` in a thread a lane; the first error ends it all."""
+    with ThreadPoolExecutor(lanes) as pool:
+        for done in as_completed([pool.submit(work, lane) for lane in range(lanes)]):
+            done.result()
