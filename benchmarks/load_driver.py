@@ -1,11 +1,12 @@
 """Asks a server as fast as it answers, over connections that stay open, and checks every answer.
 
-python -m benchmarks.load_driver HOST PORT CLIENTS SECONDS      JSON on standard output
+python -m benchmarks.load_driver HOST PORT CLIENTS SECONDS      for so long, and until standard input ends; JSON on standard output
 """
 
 import asyncio
 import json
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -25,10 +26,10 @@ class Tally:
     versions: set[int] = field(default_factory=set)
 
 
-async def drive(host: str, port: int, clients: int, seconds: float) -> dict[str, Any]:
-    """The figures of one load."""
+async def drive(host: str, port: int, clients: int, seconds: float, told: threading.Event) -> dict[str, Any]:
+    """The figures of one load, which lasts so long and until it is told to end."""
     tally, started = Tally(), time.perf_counter()
-    await asyncio.gather(*(_client(host, port, number, started + seconds, tally) for number in range(clients)))
+    await asyncio.gather(*(_client(host, port, number, started + seconds, told, tally) for number in range(clients)))
     took, times = time.perf_counter() - started, sorted(tally.latencies_ms)
     most = len(times) - 1
     shares = {f"p{share}_ms": round(times[min(most, len(times) * share // 100)], 2) for share in (50, 95, 99)} if times else {}
@@ -42,9 +43,9 @@ async def drive(host: str, port: int, clients: int, seconds: float) -> dict[str,
     }
 
 
-async def _client(host: str, port: int, number: int, until: float, tally: Tally) -> None:
+async def _client(host: str, port: int, number: int, until: float, told: threading.Event, tally: Tally) -> None:
     place, stream = number, None
-    while time.perf_counter() < until:
+    while time.perf_counter() < until or not told.is_set():
         started = time.perf_counter()
         try:
             stream = stream or await asyncio.open_connection(host, port)
@@ -82,4 +83,6 @@ def _wrong(body: bytes, tally: Tally) -> str:
 
 if __name__ == "__main__":
     host, port, clients, seconds = sys.argv[1:5]
-    json.dump(asyncio.run(drive(host, int(port), int(clients), float(seconds))), sys.stdout)
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.read(), ended.set()), daemon=True).start()
+    json.dump(asyncio.run(drive(host, int(port), int(clients), float(seconds), ended)), sys.stdout)

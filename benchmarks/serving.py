@@ -70,6 +70,7 @@ def measure(folder: Path, seconds: float, moves: int, clients: int, base: str) -
             alone = [one_at_a_time(rivals[0], single)]
             with driving(url, clients, seconds) as driver:
                 moved = move(places, rivals, moves, seconds, url)
+                time.sleep(1)  # under the last champion as well
                 told: dict[str, Any] = json.loads(driver.communicate(timeout=seconds + 300)[0])
             alone.append(one_at_a_time(rivals[0], single))
             batches = metrics(url)
@@ -131,7 +132,7 @@ def move(places: LivePlaces, rivals: list[ContenderRecord], moves: int, seconds:
         time.sleep(max(0.0, started + seconds * number / (moves + 1) - time.monotonic()))
         began, version = time.monotonic(), crown(places, "local", NAME, rivals[number % 2]).version
         while httpx.get(f"{url}/health", timeout=60).json()["champion"]["version"] != version:
-            if time.monotonic() - began > seconds + 60:
+            if time.monotonic() - began > seconds + 120:
                 return took
             time.sleep(0.05)
         took.append(time.monotonic() - began)
@@ -172,7 +173,7 @@ def driving(url: str, clients: int, seconds: float) -> "Iterator[subprocess.Pope
     """The driver in a process of its own."""
     host, port = url.removeprefix("http://").split(":")
     command = [sys.executable, "-m", "benchmarks.load_driver", host, port, str(clients), str(seconds)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield process
 
 

@@ -17,6 +17,8 @@ from tasks.errors import BadConfig, IntegrityError
 from tasks.evaluation.predictions import predict
 from tasks.evaluation.scores import score
 from tasks.manifest import FILE, read_manifest
+from tasks.predicting.files import find_files
+from tasks.predicting.predict import Seat, predict_file
 from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap
 from tasks.prompting.techniques.registry import build_prompt
@@ -27,7 +29,7 @@ from tasks.workspace import Workspace
 from tests.places import NamedPlaces
 from tests.prompting.conftest import make_endpoint
 from tests.prompting.loopback import Loopback, Say, completion
-from tests.tiny_model import GOOD, SIZES
+from tests.tiny_model import GOOD, SIZES, examples
 
 ROUTED = Hybrid(name="routed", tuned="lora", prompt="asked")
 TOLD = Hybrid(name="told", tuned="lora", prompt="asked", combination=Combination.IN_PROMPT)
@@ -75,6 +77,20 @@ def parts(
 @pytest.fixture(scope="module")
 def routed(parts: Any, dataset: DatasetRecord, places: NamedPlaces, workspace: Workspace) -> ContenderRecord:
     return build_hybrid(ROUTED, *parts, dataset, places.settings, workspace)
+
+
+def test_a_hybrid_predicts_a_file(routed: ContenderRecord, places: NamedPlaces, tmp_path: Path) -> None:
+    rows = examples("hybrid", 30)
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row.inputs) + "\n" for row in rows))
+    context = AskContext(places.endpoint("there"), Cap(1), tmp_path / "journal.sqlite")
+    seat = Seat(routed, lambda _: context, places.settings, Workspace(tmp_path / "workspace"), 20)
+    here = places.settings.model_copy(update={"roots": [tmp_path]})
+    (file,) = find_files("rows.jsonl", str(tmp_path / "out.jsonl"), True, here, seat.manifest.inputs)
+    done = predict_file(seat, file, 1000)
+    lines = [json.loads(line) for line in file.to.read_text().splitlines()]
+    assert (done.rows, done.failures, len(lines)) == (30, {}, 30)
+    assert done.cost_usd == pytest.approx(sum(line["cost_usd"] for line in lines)) == pytest.approx(context.cap.spent_usd)
+    assert 0 < sum(line["cost_usd"] > 0 for line in lines) < 30, "the prompt is asked about some"
 
 
 def row(sure: float | None, right: bool, cost: float = 0.0, failure: Failure | None = None) -> Prediction:

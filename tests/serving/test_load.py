@@ -18,4 +18,5 @@ def test_no_request_is_lost_under_load_while_the_pointer_moves(root: Path) -> No
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout)
     assert (told["failed"], told["moves"]) == (0, 3)
+    assert told["versions_seen"] == 4
     assert told["requests"] > 20
