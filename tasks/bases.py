@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.errors import BadConfig, IntegrityError, MissingPart
 from tasks.settings import Base, Settings
+from tasks.unpack import unpack
 from tasks.workspace import digest, file_sha256
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def resolve_base(base: str, revision: str, settings: Settings) -> ResolvedBase:
     """
     packaged = settings.bases.get(base)
     if packaged and revision in ("", packaged.revision):
-        path = _package_folder(base, packaged)
+        path = _package_folder(base, packaged, settings.home)
         if path:
             return _resolved(base, packaged.revision, path)
     if HUB_ID.match(base) and not base.endswith((".", "/")) and not _is_folder(base, settings):
@@ -72,18 +73,18 @@ def _config(base: str, path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _package_folder(base: str, packaged: Base) -> Path | None:
+def _package_folder(base: str, packaged: Base, home: Path) -> Path | None:
     package, _, inner = packaged.package.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         return None
     path = Path(spec.submodule_search_locations[0]) / inner
-    found = file_sha256(path / "model.safetensors")
+    found = file_sha256(path / (packaged.gguf or "model.safetensors"))
     if found != packaged.weights_sha256:
         raise IntegrityError(
             f"the packaged weights of {base} have SHA-256 {found}, not {packaged.weights_sha256}: reinstall {package}"
         )
-    return path
+    return unpack(path / packaged.gguf, found, home / "bases") if packaged.gguf else path
 
 
 def _from_hub(base: str, revision: str) -> ResolvedBase:

@@ -61,6 +61,15 @@ BUILT_IN_SLICES = {"label", "length"}
 """What test rows are sliced by whatever the data: the right answer, and the length of the text."""
 
 
+class Kind(StrEnum):
+    """What is to be answered."""
+
+    CLASSIFICATION = "classification"
+    """One of a few labels."""
+    GENERATION = "generation"
+    """Free text."""
+
+
 class OnBadRows(StrEnum):
     """What happens to rows that fail validation."""
 
@@ -76,6 +85,9 @@ class Dataset(Part):
     source: str = Field(min_length=1, max_length=1024)
     """A Hub id (`owner/name`), a file (parquet, CSV, JSON lines), a folder of them, or `package:` and a file inside an installed
     Python package."""
+    kind: Kind = Kind.CLASSIFICATION
+    """What is to be answered: a label, or free text, which is right where it is the label column's text but for letter case,
+    punctuation, markup and white space."""
     revision: str = ""
     """The Hub revision (a commit is best: a branch can move)."""
     subset: str = ""
@@ -154,6 +166,10 @@ class Technique(StrEnum):
     """Labels are scored by the probability of their first token, calibrated on dev."""
     OPTIMIZED = "optimized"
     """Instructions are rewritten from dev errors and examples are bootstrapped, within a budget."""
+
+
+FREE_TEXT = {Technique.ZERO_SHOT, Technique.DESCRIPTIVE, Technique.PERSONA, Technique.STRUCTURED, Technique.FEW_SHOT}
+"""Techniques that need no labels."""
 
 
 class Format(StrEnum):
@@ -305,6 +321,17 @@ OBJECTIVES_OWN = (
     "corpus_epochs",
     "corpus_learning_rate",
     "masked",
+    "preferences",
+    "most_pairs",
+    "preference_epochs",
+    "preference_learning_rate",
+    "beta",
+    "algorithm",
+    "reinforce_steps",
+    "reinforce_learning_rate",
+    "group",
+    "kl_weight",
+    "kl_limit",
 )
 """Fields of a tuned contender that its supervised step knows nothing of."""
 
@@ -316,6 +343,17 @@ class Objective(StrEnum):
     """The right labels; for generation the right completions."""
     SELF_SUPERVISED = "self_supervised"
     """Further pre-training on unlabelled text, masked for encoders and causal for decoders; then supervised."""
+    PREFERENCES = "preferences"
+    """Supervised; then preference pairs at once (DPO). For answers in text."""
+    REINFORCEMENT = "reinforcement"
+    """Supervised; then a reward model from preference pairs; then RLOO or GRPO. For answers in text."""
+
+
+class Algorithm(StrEnum):
+    """How reinforcement turns rewards into steps."""
+
+    RLOO = "rloo"
+    GRPO = "grpo"
 
 
 class TruncationSide(StrEnum):
@@ -397,6 +435,10 @@ class Tuned(Part):
     """Which end of a long text is cut off."""
     seed: int = Field(42, ge=0)
     """Seeds the head's first weights, the order of rows and dropout."""
+    as_text: bool = False
+    """Classification: a causal base writes the label's name, in place of a new head that gives its number."""
+    max_answer_tokens: int = Field(32, ge=1, le=4096)
+    """Generation: answers are cut at this length."""
     objective: Objective = Objective.SUPERVISED
     """What training minimises: the supervised loss alone, or more before or after it."""
     corpus: str = Field("", max_length=1024)
@@ -411,6 +453,29 @@ class Tuned(Part):
     """self_supervised: the peak learning rate of the further pre-training, which trains all weights of the base."""
     masked: float = Field(0.15, gt=0, lt=1)
     """self_supervised: the share of tokens that an encoder must guess."""
+    preferences: str = Field("", max_length=1024)
+    """preferences, reinforcement: the pairs, named as `dataset.source` is: columns `prompt`, `chosen`, `rejected`, or graded
+    answers, `prompt`, `answer`, `grade`; empty takes train's right answers against wrong ones of the supervised model."""
+    most_pairs: int = Field(400, ge=2)
+    """preferences, reinforcement: how many pairs are used at most."""
+    preference_epochs: int = Field(1, ge=1, le=1000)
+    """preferences, reinforcement: passes over the pairs."""
+    preference_learning_rate: float = Field(5e-5, gt=0, le=1)
+    """preferences: the peak learning rate."""
+    beta: float = Field(0.1, gt=0)
+    """preferences: how much it costs to leave the supervised model (DPO's beta)."""
+    algorithm: Algorithm = Algorithm.RLOO
+    """reinforcement: how rewards become steps."""
+    reinforce_steps: int = Field(50, ge=1)
+    """reinforcement: optimiser steps."""
+    reinforce_learning_rate: float = Field(5e-5, gt=0, le=1)
+    """reinforcement: the peak learning rate."""
+    group: int = Field(4, ge=2, le=256)
+    """reinforcement: answers to one prompt, which are compared with each other."""
+    kl_weight: float = Field(0.05, gt=0)
+    """reinforcement: what the KL to the supervised model costs."""
+    kl_limit: float = Field(0.5, gt=0)
+    """reinforcement: the run stops where the KL goes beyond this."""
 
     @model_validator(mode="after")
     def _switches_fit_the_method(self) -> Self:
@@ -547,7 +612,40 @@ class BakeoffConfig(Part):
             raise ValueError(f"gate.slices names {unknown[0]!r}: it may name label, length, or a column of dataset.slices")
         if self.samples and len(self.dataset.inputs) > 1:
             raise ValueError(f"samples are single texts, but dataset.inputs has {len(self.dataset.inputs)} columns: remove samples")
+        self._answers_are_of_the_kind()
         return self
+
+    def _answers_are_of_the_kind(self) -> None:
+        free = self.dataset.kind is Kind.GENERATION
+        for tuned in self.tuned:
+            if (free or tuned.as_text) and tuned.method is Method.HEAD:
+                raise ValueError(f"tuned {tuned.name!r} answers in text, where there is no head to train: set method lora or full")
+            if tuned.objective in (Objective.PREFERENCES, Objective.REINFORCEMENT):
+                if not (free or tuned.as_text):
+                    raise ValueError(
+                        f"tuned {tuned.name!r}: objective {tuned.objective} teaches what to write: set as_text: true, or "
+                        "dataset.kind: generation"
+                    )
+                if tuned.method is not Method.LORA or tuned.quantized:
+                    raise ValueError(
+                        f"tuned {tuned.name!r}: objective {tuned.objective} goes on from an adapter, whose copy is the reference: "
+                        "set method: lora, not quantized"
+                    )
+        if not free:
+            return
+        if Trivial.TFIDF in self.trivial:
+            raise ValueError("trivial tfidf names labels, but dataset.kind is generation: keep majority")
+        if self.hybrids:
+            raise ValueError("hybrids pair contenders that name labels, but dataset.kind is generation: remove hybrids")
+        for prompt in self.prompts:
+            if prompt.order is Order.GROUPED or prompt.examples_tried or prompt.selections_tried or prompt.orders_tried:
+                raise ValueError(f"prompt {prompt.name!r}: examples are grouped, and tried on dev, by label; free text has none")
+            needs_labels = [each for each in prompt.techniques if each not in FREE_TEXT]
+            if needs_labels:
+                raise ValueError(
+                    f"prompt {prompt.name!r}: technique {needs_labels[0]} needs labels, but dataset.kind is generation; there are "
+                    f"{', '.join(sorted(FREE_TEXT))}"
+                )
 
     def _tasks_are_told(self) -> None:
         for prompt in self.prompts:
@@ -571,6 +669,13 @@ class BakeoffConfig(Part):
                     raise ValueError(
                         f"hybrid {hybrid.name!r} wants {name!r}, which {kind} does not have: it has {', '.join(known) or 'none'}"
                     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _free_text_has_one_trivial_answer(cls, values: Any) -> Any:
+        dataset = values.get("dataset") if isinstance(values, Mapping) else None
+        free = isinstance(dataset, Mapping) and dataset.get("kind") == Kind.GENERATION
+        return {**values, "trivial": [Trivial.MAJORITY]} if free and "trivial" not in values else values
 
     @model_validator(mode="before")
     @classmethod

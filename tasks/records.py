@@ -174,6 +174,8 @@ class TrainingFacts(Model):
     """Rows a step on the device; halved when memory ran out, at the same effective batch."""
     calibration: Calibration | None = None
     """None where it was not asked for."""
+    watched: list[dict[str, float]] = []
+    """For preferences and reinforcement: what was seen at each look, by `step`."""
     publish_bytes: int = 0
     """What publishing the contender takes: its weights, tokenizer and facts, without the base that they stand on."""
     findings: list[Finding] = []

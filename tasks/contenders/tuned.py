@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Method, TruncationSide
+from tasks.data.completions import Frame
 from tasks.errors import IntegrityError
 from tasks.manifest import FILE, ContenderManifest
 from tasks.records import Answer, Example, Model
@@ -34,6 +35,10 @@ class TunedSpec(Model):
     truncation_side: TruncationSide
     temperature: float = Field(1.0, gt=0)
     """Logits are divided by this before they become probabilities; labels do not depend on it."""
+    frame: Frame | None = None
+    """For contenders that answer in text: what stands around a row."""
+    max_answer_tokens: int = 0
+    """Likewise: where an answer is cut."""
     adapted: bool = False
     """Whether it stands on the base in `adapted/`, which came of the base by further pre-training."""
 
@@ -52,8 +57,8 @@ class TunedPredictor:
         from tasks.tuning.quiet import quiet_libraries
 
         quiet_libraries()
-        self.spec = _spec(folder, manifest)
-        _refuse_missing_weights(folder, manifest, self.spec)
+        self.spec = read_spec(folder, manifest)
+        refuse_missing_weights(folder, manifest, self.spec)
         self.labels = manifest.labels
         self.tokenizer = load_tokenizer(folder / "tokenizer").tokenizer
         self.device = pick_device().name
@@ -98,7 +103,8 @@ def find_base(spec: TunedSpec, settings: Settings) -> ResolvedBase:
     return found
 
 
-def _spec(folder: Path, manifest: ContenderManifest) -> TunedSpec:
+def read_spec(folder: Path, manifest: ContenderManifest) -> TunedSpec:
+    """Raises IntegrityError where the manifest's spec is malformed."""
     try:
         return TunedSpec.model_validate(manifest.spec)
     except ValidationError as error:
@@ -106,7 +112,7 @@ def _spec(folder: Path, manifest: ContenderManifest) -> TunedSpec:
         raise IntegrityError(f"{folder / FILE}: spec.{'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
 
 
-def _refuse_missing_weights(folder: Path, manifest: ContenderManifest, spec: TunedSpec) -> None:
+def refuse_missing_weights(folder: Path, manifest: ContenderManifest, spec: TunedSpec) -> None:
     """Libraries fall back to pickle where safetensors are missing; so their absence is an error before any library looks."""
     weights = {
         Method.LORA: "adapter/adapter_model.safetensors",

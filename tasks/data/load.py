@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from tasks.config import Dataset, OnBadRows
+from tasks.config import Dataset, Kind, OnBadRows
 from tasks.data.duplicates import Texts, normalise
 from tasks.data.examples import write_examples
 from tasks.data.reading import SourceSplit, read_source
@@ -83,7 +83,7 @@ def _validate_and_write(dataset: Dataset, source: Source, splits: Mapping[str, S
     problems.raise_if_any(source.name)
     scans = _scan(used, dataset)
     findings = _judge_bad_rows(scans, dataset, problems)
-    labels = label_order(scans, dataset.label)
+    labels = [] if dataset.kind is Kind.GENERATION else label_order(scans, dataset.label)
     made = _separate(used, plan, scans, dataset, labels, problems)
     problems.raise_if_any(source.name)
     findings.extend(made.findings)
@@ -128,8 +128,8 @@ def _separate(
         leave_near(made, plan, dataset.near_duplicates, partial(_normalised, used, dataset.inputs))
     check_overlap(made, dataset.max_overlap, problems)
     limits = {"train": dataset.splits.train_rows, "dev": dataset.splits.dev_rows, "test": dataset.splits.test_rows}
-    made.roles = {role: cap(rows, limits[role]) for role, rows in made.roles.items()}
-    check_roles(made.roles, labels, problems)
+    made.roles = {role: cap(rows, limits[role], stratified=bool(labels)) for role, rows in made.roles.items()}
+    check_roles(made.roles, labels, problems, free=dataset.kind is Kind.GENERATION)
     return made
 
 

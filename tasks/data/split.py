@@ -87,15 +87,17 @@ def places_of(keys: np.ndarray) -> np.ndarray:
     return (keys.view(">u8")[::2] >> np.uint64(11)) / 2.0**53
 
 
-def cap(rows: Rows, limit: int | None) -> Rows:
-    """At most `limit` rows, each label keeping its share of them, in the source's order."""
+def cap(rows: Rows, limit: int | None, stratified: bool = True) -> Rows:
+    """At most `limit` rows in the source's order; where `stratified`, each label keeps its share of them."""
     if limit is None or len(rows) <= limit:
         return rows
-    quotas = _quotas(rows.count_labels(), limit)
     keys = rows.key.tobytes()
     hashes = (hashlib.sha256(b"cap" + keys[at : at + KEY.itemsize]).digest() for at in range(0, len(keys), KEY.itemsize))
     order = np.argsort(np.fromiter(hashes, dtype="S32", count=len(rows)), kind="stable")
+    if not stratified:
+        return rows[np.sort(order[:limit])]
     labels = rows.label[order]
+    quotas = _quotas(rows.count_labels(), limit)
     kept = [order[labels == rows.labels.index(label)][:quota] for label, quota in quotas.items()]
     return rows[np.sort(np.concatenate(kept))]
 

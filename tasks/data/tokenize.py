@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.bases import ResolvedBase
 from tasks.config import TruncationSide, Tuned
+from tasks.data.completions import Frame, encode_completions, encode_prompts, frame_of
 from tasks.data.examples import input_text, split_path
 from tasks.errors import BadConfig
 from tasks.progress import Bar, progress
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOKENIZE = Stage("tokenize", 1, ("tasks.data.tokenize", "tasks.data.examples"))
+TOKENIZE = Stage("tokenize", 1, ("tasks.data.tokenize", "tasks.data.examples", "tasks.data.completions"))
 ROWS_AT_ONCE = 1000
 UNLIMITED = 1_000_000
 """Tokenizers that know no limit say a number far above this."""
@@ -52,14 +53,21 @@ def tokenize(tuned: Tuned, dataset: DatasetRecord, base: ResolvedBase, workspace
     """Token ids of every split, a `datasets` folder a split (`load_from_disk`), in the order of the examples.
 
     Columns: `input_ids`, `label` (position in the data set's labels) and `length` (tokens kept). There is no attention mask, since
-    nothing is padded yet.
+    nothing is padded yet. For contenders that answer in text, `input_ids` are the framed row and its answer, and `label` is
+    where the answer begins.
 
     Raises:
         BadConfig: the base has no tokenizer that can be loaded, or takes fewer tokens than `max_tokens`.
     """
     config = {"base": base.id, "revision": base.revision, "max_tokens": tuned.max_tokens, "side": tuned.truncation_side}
+    config |= {"answers": "text"} if answers_in_text(tuned, dataset.labels) else {}
     build = partial(_build, tuned, dataset, base)
     return workspace.produce(TOKENIZE, [dataset.fingerprint], config, TokensRecord, build, f"tokenize {tuned.name}")
+
+
+def answers_in_text(tuned: Tuned, labels: Sequence[str]) -> bool:
+    """Whether a contender writes its answer, in place of giving a label's number."""
+    return tuned.as_text or not labels
 
 
 def load_tokenizer(path: Path) -> Loaded:
@@ -163,7 +171,10 @@ def _encode_split(
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
     rows = datasets.load_dataset("parquet", data_files=[_literal(path)], split="train", cache_dir=str(cache))
     processes = _processes(tokenizer, len(rows))
-    encode = partial(_encode_batch, tokenizer, {label: position for position, label in enumerate(labels)}, tuned)
+    if answers_in_text(tuned, labels):
+        encode = partial(_encode_answers, tokenizer, frame_of(tokenizer), tuned)
+    else:
+        encode = partial(_encode_batch, tokenizer, {label: position for position, label in enumerate(labels)}, tuned)
     made = rows.map(
         encode if processes else partial(_and_tell, encode, bar),
         batched=True,
@@ -196,6 +207,16 @@ def _encode_batch(
         "length": [len(ids) for ids in encoded.ids],
         "cut": encoded.cut,
     }
+
+
+def _encode_answers(
+    tokenizer: "PreTrainedTokenizerBase", frame: Frame, tuned: Tuned, batch: dict[str, list[Any]]
+) -> dict[str, list[Any]]:
+    texts = [input_text(inputs) for inputs in batch["inputs"]]
+    prompts, cut = encode_prompts(tokenizer, frame, texts, tuned.max_tokens, tuned.truncation_side)
+    answers = encode_completions(tokenizer, frame, batch["label"])
+    ids = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    return {"input_ids": ids, "label": [*map(len, prompts)], "length": [*map(len, ids)], "cut": cut}
 
 
 def _and_tell(encode: Any, bar: Bar, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -159,8 +159,12 @@ def label_order(scans: Sequence[Scan], label: str) -> list[str]:
     return list(dict.fromkeys(raw[value] for value in values))
 
 
-def check_roles(roles: Mapping[Split, Rows], labels: Sequence[str], problems: Problems) -> None:
-    """Too few rows, one class only, labels that train lacks, and a label column that is none."""
+def check_roles(roles: Mapping[Split, Rows], labels: Sequence[str], problems: Problems, free: bool = False) -> None:
+    """Too few rows, one class only, labels that train lacks, and a label column that is none.
+
+    Args:
+        free: labels are free text: any will do.
+    """
     rows = sum(map(len, roles.values()))
     if len(labels) > 20 and len(labels) * 2 > rows:
         problems.add(f"the label column has {len(labels):,} different values in {rows:,} rows: is dataset.label right?")
@@ -175,6 +179,8 @@ def check_roles(roles: Mapping[Split, Rows], labels: Sequence[str], problems: Pr
         found = set(inside.count_labels())
         if len(inside) < 2:
             problems.add(f"{role} has {plural(len(inside), 'row')}, and needs at least 2: give more rows, or change dataset.splits")
+        elif free:
+            continue
         elif len(found) == 1 and role != "dev":
             problems.add(f"{role} has one class only ({found.pop()!r}, {plural(len(inside), 'row')}): give rows of every class")
         elif missing := sorted(found - taught):

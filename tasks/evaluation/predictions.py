@@ -16,6 +16,7 @@ from tasks.child import run_child
 from tasks.contenders.answers import read_answers
 from tasks.contenders.hybrid import PROMPT, TUNED, merge, questions, read_spec, tuned_part
 from tasks.contenders.usable import fault_of
+from tasks.data.answers import same_text
 from tasks.data.examples import read_examples, split_path
 from tasks.data.predictions import FILE, read_predictions, write_table
 from tasks.errors import IntegrityError
@@ -53,6 +54,10 @@ STAGE = Stage(
         "tasks.contenders.trivial",
         "tasks.contenders.tuned",
         "tasks.contenders.usable",
+        "tasks.contenders.writing",
+        "tasks.data.answers",
+        "tasks.data.completions",
+        "tasks.tuning.language.causal",
         "tasks.prompting.ask",
         "tasks.prompting.budget",
         "tasks.prompting.conversation",
@@ -142,7 +147,7 @@ def join(
     """One prediction an example: its answer beside its reference.
 
     Args:
-        labels: the data set's; empty for free text, where an answer is right when it equals its reference.
+        labels: the data set's; empty for free text, where an answer is right when it says the same as its reference.
 
     Raises:
         IntegrityError: there is not one answer an example.
@@ -303,4 +308,4 @@ def _join(contender: str, split: str, example: Example, answer: Answer, labels: 
 
 
 def _same(answer: Answer, reference: str, labels: Sequence[str]) -> bool:
-    return answer.label == reference if labels else answer.answer.strip() == reference.strip()
+    return answer.label == reference if labels else same_text(answer.answer, reference)

@@ -79,6 +79,8 @@ def _review(spec: PromptSpec, messages: list[Message], reply: Reply, answer: Ans
 
 def _read(spec: PromptSpec, reply: Reply) -> Answer:
     label, failure = parse_reply(reply.text, reply.finish_reason, reply.refusal, spec.labels)
+    if spec.free and failure is Failure.INVALID and reply.finish_reason == "stop":
+        failure = None  # nothing but a label can be invalid
     return Answer(answer=reply.refusal or reply.text, label=label, failure=failure)
 
 

@@ -69,6 +69,8 @@ class PromptSpec(Model):
     """Examples chosen by row, shown in place of `shots`."""
     structured: bool
     """Whether the answer is held to a JSON schema."""
+    free: bool = False
+    """Whether the answer is free text: any whole reply is one."""
     think: str = ""
     """Asks for steps before the label; empty asks for none."""
     thinking_tokens: int = 0

@@ -165,6 +165,11 @@ def _adapter(winner: ContenderRecord) -> bool:
     return bool(winner.kind == "tuned" and winner.training and winner.training.method == "lora")
 
 
+def _writes(manifest: ContenderManifest) -> bool:
+    """Whether it answers in text, as a causal model."""
+    return bool(manifest.spec.get("frame"))
+
+
 def _data(dataset: DatasetRecord) -> str:
     rows = [
         "## Data",
@@ -183,17 +188,19 @@ def _loading(
     if endpoint:
         loader = ASKING.format(name=json.dumps(manifest.occupies.removeprefix("endpoint:"))) if manifest.kind == "hybrid" else ""
         return "\n\n".join(filter(None, [heading, loader, _curl(endpoint, request)]))
-    peft = _peft(winner.training, len(manifest.labels)) if winner.training and _adapter(winner) else ""
+    peft = _peft(winner.training, 0 if _writes(manifest) else len(manifest.labels)) if winner.training and _adapter(winner) else ""
     return "\n\n".join(filter(None, [heading, peft, ANY_KIND]))
 
 
 def _peft(facts: TrainingFacts, labels: int) -> str:
     adapted = facts.objective == "self_supervised"
     base = json.dumps("this-folder/adapted" if adapted else facts.base)
-    revision = "" if adapted else f"revision={json.dumps(facts.revision)}, "
+    revision = "" if adapted else f"revision={json.dumps(facts.revision)}"
+    auto, head = ("AutoModelForSequenceClassification", f"num_labels={labels}") if labels else ("AutoModelForCausalLM", "")
+    given = ", ".join(filter(None, [base, revision, head]))
     return (
-        "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForSequenceClassification, AutoTokenizer\n\n"
-        f"base = AutoModelForSequenceClassification.from_pretrained({base}, {revision}num_labels={labels})\n"
+        f"```python\nfrom peft import PeftModel\nfrom transformers import {auto}, AutoTokenizer\n\n"
+        f"base = {auto}.from_pretrained({given})\n"
         'model = PeftModel.from_pretrained(base, "this-folder/adapter").eval()\n'
         'tokenizer = AutoTokenizer.from_pretrained("this-folder/tokenizer")\n```'
     )

@@ -136,19 +136,20 @@ def _same_answers(
         "roots": [str(root) for root in places.settings.roots],
     }
     run_child("tasks.contenders.predict", request)
-    labels, logits = _answers(out / "test.parquet")
-    judged = read_judged(predictions)
+    said = "label" if dataset.labels else "answer"
+    labels, logits = _answers(out / "test.parquet", said)
+    judged = read_judged(predictions, said)
     difference = compare(labels, logits if judged.logits is not None else None, judged)
     return RoundTrip(rows=len(labels), largest_logit_difference=difference)
 
 
-def read_judged(predictions: PredictionsRecord) -> Judged:
-    """Labels and logits of the test rows in a predictions product."""
+def read_judged(predictions: PredictionsRecord, said: str = "label") -> Judged:
+    """Labels (for free text: answers) and logits of the test rows in a predictions product."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(predictions.folder / FILE, columns=["split", "label"])
+    table = pq.read_table(predictions.folder / FILE, columns=["split", said])
     test = [row for row, split in enumerate(table["split"].to_pylist()) if split == "test"]
-    labels = table["label"].to_pylist()
+    labels = table[said].to_pylist()
     file = predictions.folder / "logits.safetensors"
     if not file.exists():
         return Judged([labels[row] for row in test], None)
@@ -157,14 +158,14 @@ def read_judged(predictions: PredictionsRecord) -> Judged:
     return Judged([labels[row] for row in test], load_file(file)["logits"][test])
 
 
-def _answers(path: Path) -> "tuple[list[str | None], np.ndarray | None]":
+def _answers(path: Path, said: str) -> "tuple[list[str | None], np.ndarray | None]":
     import numpy as np
     import pyarrow.parquet as pq
 
     table = pq.read_table(path)
     logits = table["logits"].to_pylist() if "logits" in table.column_names else []
     whole = bool(logits) and all(row is not None for row in logits)
-    return table["label"].to_pylist(), np.asarray(logits, dtype="float64") if whole else None
+    return table[said].to_pylist(), np.asarray(logits, dtype="float64") if whole else None
 
 
 def _same_messages(

@@ -228,10 +228,10 @@ def store(model: Any, tuned: Tuned, base: ResolvedBase, folder: Path) -> None:
         model.save_pretrained(folder / WHOLE)
     else:
         model.save_pretrained(folder / ADAPTER, save_embedding_layers=False)  # a pad token's row is masked: nothing depends on it
-        _name_base(folder / ADAPTER, base)
+        name_base(folder / ADAPTER, base)
 
 
-def _name_base(adapter: Path, base: ResolvedBase) -> None:
+def name_base(adapter: Path, base: ResolvedBase) -> None:
     """PEFT names the local path of the base; what is published names its public id and revision."""
     path = adapter / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": base.id, "revision": base.revision}

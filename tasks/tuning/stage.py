@@ -7,7 +7,9 @@ from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
 from tasks.settings import Settings
 from tasks.tuning.calibration import calibration_words
 from tasks.tuning.check import check_recipe
+from tasks.tuning.further import OBJECTIVES, further, refuse_without_trl
 from tasks.tuning.language.corpus import find_corpus
+from tasks.tuning.language.pairs import find_preferences
 from tasks.tuning.trackers import refuse_missing_trackers
 from tasks.tuning.tune import PICTURE, tune
 from tasks.workspace import Workspace
@@ -20,6 +22,9 @@ def find_base(tuned: Tuned, settings: Settings, workspace: Workspace) -> Resolve
     base = resolve_base(tuned.base, tuned.revision, settings)
     if tuned.objective is Objective.SELF_SUPERVISED:
         find_corpus(tuned, None, settings)
+    if tuned.objective in OBJECTIVES:
+        refuse_without_trl(tuned)
+        find_preferences(tuned, settings)
     check_recipe(tuned, base, workspace)
     return base
 
@@ -35,12 +40,16 @@ def train(
     settings: Settings,
 ) -> ContenderRecord:
     """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page."""
-    contender = tune(tuned, dataset, tokens, base, workspace, samples, settings.training, settings)
+    if tuned.objective in OBJECTIVES:
+        contender = further(tuned, dataset, tokens, base, workspace, settings)
+    else:
+        contender = tune(tuned, dataset, tokens, base, workspace, samples, settings.training, settings)
     facts = contender.training
     if facts:
         said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"
         said += f"; epoch {facts.best_epoch} is the best on dev"
         show_table(f"training {tuned.name}", facts.epochs, "; ".join([said, *calibration_words(facts)]))
         show_svg(f"curves {tuned.name}", contender.folder / PICTURE, f"How {tuned.name} learned")
+        show_table(f"watched {tuned.name}", facts.watched, "; ".join(finding.message for finding in facts.findings))
     show_table(f"samples {tuned.name}", contender.samples, "Predictions before and after training")
     return contender

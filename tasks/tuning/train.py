@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     return Outcome(training=facts, samples=samples, vocabulary=len(tokenizer)).model_dump(mode="json")
 
 
-def _within_memory(job: Job, device: Device, tokenizer: Any) -> tuple[Any, list[str], list[Finding]]:
+def _within_memory(
+    job: Job, device: Device, tokenizer: Any, attempt: Callable[..., tuple[Any, list[str]]] | None = None
+) -> tuple[Any, list[str], list[Finding]]:
     """Train; where memory runs out, again with fewer rows at once and as many more parts to a step.
 
     Raises:
@@ -108,7 +111,7 @@ def _within_memory(job: Job, device: Device, tokenizer: Any) -> tuple[Any, list[
     micro, findings = _known_memory(job, job.rows_at_once or part)
     while True:
         try:
-            return *_attempt(job, device, tokenizer, micro), findings
+            return *(attempt or _attempt)(job, device, tokenizer, micro), findings
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise

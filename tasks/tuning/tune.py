@@ -8,6 +8,8 @@ from typing import Any
 from tasks.bases import ResolvedBase
 from tasks.child import run_child
 from tasks.config import Method, Objective, Tuned
+from tasks.data.completions import frame_of
+from tasks.data.tokenize import answers_in_text, load_tokenizer
 from tasks.device import accelerators
 from tasks.errors import MemoryRanOut
 from tasks.manifest import ContenderManifest, write_manifest
@@ -31,6 +33,9 @@ TRAIN = Stage(
         "tasks.tuning.objectives",
         "tasks.tuning.batches",
         "tasks.tuning.checkpoints",
+        "tasks.tuning.language.causal",
+        "tasks.tuning.language.complete",
+        "tasks.tuning.language.whole",
         "tasks.tuning.calibration",
         "tasks.tuning.curves",
         "tasks.tuning.together",
@@ -68,6 +73,7 @@ def tune(
 
     adapted = _adapt(tuned, dataset, base, settings, workspace)
     ground = adapted_base(adapted, base) if adapted else base
+    writes = answers_in_text(tuned, dataset.labels)
 
     def build(building: Building) -> ContenderRecord:
         request = {
@@ -79,7 +85,10 @@ def tune(
             "folder": str(building.folder),
             "checkpoints": str(building.inprogress / "checkpoints"),
         }
-        outcome = _train(tuned, request, training or Training(), workspace, building)
+        if writes:
+            outcome = run_child("tasks.tuning.language.complete", request)
+        else:
+            outcome = _train(tuned, request, training or Training(), workspace, building)
         facts = TrainingFacts.model_validate(outcome["training"])
         if adapted:
             facts = _with_adaptation(facts, adapted)
@@ -91,12 +100,15 @@ def tune(
             name=tuned.name,
             arm=Arm.TUNED,
             kind="tuned",
+            task="classification" if dataset.labels else "generation",
             labels=dataset.labels,
             inputs=dataset.inputs,
             fingerprint=building.fingerprint,
             dataset=dataset.fingerprint,
             occupies="device",
-            spec=_spec(tuned, base, outcome["vocabulary"], facts) | {"adapted": adapted is not None},
+            spec=_spec(tuned, base, outcome["vocabulary"], facts)
+            | {"adapted": adapted is not None}
+            | _writing(tuned, base, writes),
         )
         written = write_manifest(building.folder, manifest)
         facts = facts.model_copy(update={"publish_bytes": sum((building.folder / name).stat().st_size for name in written.files)})
@@ -108,6 +120,14 @@ def tune(
     inputs += [adapted.fingerprint] if adapted else []
     config = {"tuned": tuned, "samples": samples or []}
     return workspace.produce(TRAIN, inputs, config, ContenderRecord, build, f"train {tuned.name}")
+
+
+def _writing(tuned: Tuned, base: ResolvedBase, writes: bool) -> dict[str, Any]:
+    """For contenders that answer in text: what stands around a row, and how long an answer may be."""
+    if not writes:
+        return {}
+    frame = frame_of(load_tokenizer(base.path).tokenizer)
+    return {"frame": frame.model_dump(mode="json"), "max_answer_tokens": tuned.max_answer_tokens}
 
 
 def _train(tuned: Tuned, request: dict[str, Any], training: Training, workspace: Workspace, building: Building) -> dict[str, Any]:

@@ -206,6 +206,8 @@ def _try(candidate: Candidate, spec: PromptSpec, rows: Sequence[Example], contex
 
 def _balanced(rows: Sequence[Example], labels: Sequence[str], count: int, seed: int) -> list[Example]:
     """As many rows of each label as can be, then shuffled so that no label always comes last. Depends on rows and seed alone."""
+    if not labels:  # free text has none to balance
+        return _random(rows, labels, count, seed)
     chooser: Any = random.Random(f"{seed}")  # noqa: S311
     pools = []
     for label in labels:

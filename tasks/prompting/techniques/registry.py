@@ -17,7 +17,7 @@ from tasks.prompting.techniques.interview import flipped
 from tasks.prompting.techniques.optimize import optimized
 from tasks.prompting.techniques.reasoning import chain_of_thought, reflect, self_consistency
 from tasks.prompting.techniques.scoring import calibrate, log_probability
-from tasks.prompting.techniques.wording import FORM, FORMS, NAMES, TASK, descriptive, persona, structured, zero_shot
+from tasks.prompting.techniques.wording import FORM, FORMS, FREE, NAMES, TASK, descriptive, persona, structured, zero_shot
 from tasks.records import Arm, ContenderRecord, DatasetRecord
 from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace
@@ -109,6 +109,7 @@ def build_prompt(
             name=prompt.name,
             arm=Arm.PROMPT,
             kind="prompt",
+            task="classification" if dataset.labels else "generation",
             labels=dataset.labels,
             inputs=dataset.inputs,
             fingerprint=building.fingerprint,
@@ -155,6 +156,7 @@ def plain_spec(drafting: Drafting, template: str) -> PromptSpec:
     own = prompt.instructions or drafting.task.instructions
     scored = Name.LOG_PROBABILITY in prompt.techniques
     form = NAMES if scored else answer_form(bool(own), endpoint.json_schema, Name.FEW_SHOT in prompt.techniques)
+    form = form if dataset.labels else ""
     form = form or (NAMES if Name.CHAIN_OF_THOUGHT in prompt.techniques else "")  # the label is asked for in a turn of its own
     return PromptSpec(
         endpoint=prompt.endpoint,
@@ -162,10 +164,11 @@ def plain_spec(drafting: Drafting, template: str) -> PromptSpec:
         techniques=prompt.techniques,
         labels=dataset.labels,
         inputs=dataset.inputs,
-        instructions=render_instructions(own or TASK, dataset.labels, dataset.inputs),
+        instructions=render_instructions(own or (TASK if dataset.labels else FREE), dataset.labels, dataset.inputs),
         answer_form=render_instructions(form, dataset.labels, dataset.inputs),
         template=template,
-        structured=endpoint.json_schema,
+        structured=endpoint.json_schema and bool(dataset.labels),
+        free=not dataset.labels,
         max_answer_tokens=prompt.max_answer_tokens,
     )
 

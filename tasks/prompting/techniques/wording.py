@@ -6,6 +6,7 @@ from tasks.prompting.techniques.drafting import Drafting
 
 TASK = "Classify the text."
 """The general instructions, for a prompt that has none of its own."""
+FREE = "Answer in as few words as will do."
 NAMES = 'Answer with one of these labels: {{ labels|join(", ") }}.'
 FORM = 'Answer as {"label": "…"}.'
 FORMS = 'Answer with JSON: {% for label in labels %}{{ " or " if not loop.first }}{"label": {{ label|json }}}{% endfor %}.'

@@ -1,0 +1,189 @@
+"""Instruction tuning, in a child process: a causal model learns to give each row's completion, and the loss is on that alone.
+
+For generation the completion is the row's free text; for classification `as_text` it is the label's name.
+"""
+
+import os
+import time
+from typing import Any
+
+from tasks.child import serve_child
+from tasks.config import LORA_SWITCHES
+from tasks.data.answers import same_text
+from tasks.device import Device, pick_device
+from tasks.progress import progress
+from tasks.records import Finding, TrainingFacts
+from tasks.tuning.train import Job, Outcome, _peak_memory, _within_memory, epoch_facts, loss_facts
+
+ANSWERED_EACH_EPOCH = 64
+"""Dev rows whose answers are written out after each epoch, at most: writing is slow, and dev's loss chooses the epoch."""
+
+
+def train(request: dict[str, Any]) -> dict[str, Any]:
+    """A `Job` in, an `Outcome` out. Errors as of `tasks.tuning.train.train`."""
+    job = Job.model_validate(request)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    from tasks.data.tokenize import load_tokenizer
+    from tasks.tuning.checkpoints import room_for
+    from tasks.tuning.language.causal import store
+    from tasks.tuning.quiet import quiet_libraries
+
+    quiet_libraries()
+    device = pick_device()
+    started = time.perf_counter()
+    tokenizer, mended = load_tokenizer(job.base.path)
+    trainer, _, findings = _within_memory(job, device, tokenizer, _attempt)
+    trainer.use_best()
+    with room_for(f"contender {job.tuned.name!r}", job.folder, job.checkpoints):
+        store(trainer.model, job.tuned, job.base, job.folder)
+        tokenizer = load_tokenizer(job.base.path).tokenizer  # as it was loaded, not as it was last used
+        tokenizer.chat_template = None  # what stands around a row is in the manifest
+        tokenizer.save_pretrained(job.folder / "tokenizer")
+    facts = _facts(job, device, trainer, mended + findings, time.perf_counter() - started)
+    return Outcome(training=facts, samples=[], vocabulary=len(tokenizer)).model_dump(mode="json")
+
+
+def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tuple[Any, list[str]]:
+    from datasets import Dataset
+    from transformers import set_seed
+
+    from tasks.tuning.language.causal import choose_weights, load_causal
+
+    tuned = job.tuned
+    set_seed(tuned.seed)
+    quantized_on = device.name if tuned.quantized else ""
+    model = load_causal(job.base.path, len(tokenizer), tokenizer.pad_token_id, tuned.attention_dropout, quantized_on)
+    model = choose_weights(model, tuned, job.base)
+    model = model if quantized_on else model.to(device.name)
+    train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
+    trainer = _trainer(job, model, train, dev, tokenizer, device, micro_batch)
+    trainer.run(f"train {tuned.name}")
+    return trainer, []
+
+
+def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device: Device, micro_batch: int) -> Any:
+    import math
+
+    from transformers import TrainingArguments
+
+    from tasks.data.completions import encode_completions, frame_of
+    from tasks.tuning.batches import LikeLengths
+    from tasks.tuning.language.causal import label_logits, write_answers
+    from tasks.tuning.language.whole import WholeTrainer, common
+    from tasks.tuning.trainer import diverged
+
+    tuned, frame = job.tuned, frame_of(tokenizer)
+    labels = encode_completions(tokenizer, frame, job.labels)
+
+    class CompletionTrainer(WholeTrainer):
+        def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
+            return LikeLengths(self.train_dataset["length"][:], tuned.batch_size, tuned.seed)
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            began = time.perf_counter()
+            metrics = {"eval_loss": _mean_loss(self.model, dev, tokenizer.pad_token_id, device), "eval_accuracy": self._accuracy()}
+            if not math.isfinite(metrics["eval_loss"]):
+                raise diverged("dev loss", metrics["eval_loss"], self.state.global_step, tuned, self.folder)
+            self.log(metrics | {"trained_s": self.trained_s() - (time.perf_counter() - began)})
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            return metrics
+
+        def _accuracy(self) -> float:
+            rows = dev.select(range(len(dev) if labels else min(ANSWERED_EACH_EPOCH, len(dev))))
+            prompts = [ids[:start] for ids, start in zip(rows["input_ids"], rows["label"], strict=True)]
+            right = [ids[start:] for ids, start in zip(rows["input_ids"], rows["label"], strict=True)]
+            with progress(f"dev {tuned.name}", len(rows)) as bar:
+                if labels:
+                    said = [
+                        labels[best]
+                        for best in label_logits(self.model, prompts, labels, tokenizer.pad_token_id, bar.advance).argmax(-1)
+                    ]
+                    return sum(a == b for a, b in zip(said, right, strict=True)) / len(rows)
+                said = write_answers(self.model, prompts, frame.end, tokenizer.pad_token_id, tuned.max_answer_tokens, bar.advance)
+            texts = [tokenizer.batch_decode(ids, skip_special_tokens=True) for ids in (said, right)]
+            return sum(same_text(a, b) for a, b in zip(*texts, strict=True)) / len(rows)
+
+    steps = -(-len(train) // tuned.batch_size)
+    given = TrainingArguments(
+        **common(device, job.checkpoints, tuned.seed),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=tuned.batch_size // micro_batch,
+        learning_rate=tuned.learning_rate,
+        num_train_epochs=tuned.epochs,
+        weight_decay=tuned.weight_decay,
+        warmup_steps=tuned.warmup if tuned.warmup < 1 else steps * tuned.epochs,
+        logging_steps=max(1, min(25, steps // 4)),
+        eval_strategy="epoch",
+        metric_for_best_model="loss",
+        greater_is_better=False,
+    )
+    trainer = CompletionTrainer(
+        model=model, args=given, train_dataset=train, eval_dataset=dev, data_collator=collate(tokenizer.pad_token_id)
+    )
+    trainer.set_up(tuned, device)
+    return trainer
+
+
+def collate(pad_id: int) -> Any:
+    """Makes a batch of rows with `input_ids` and `label` (how many of them are the prompt's, which bear no loss)."""
+
+    def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        from tasks.tuning.batches import pad
+
+        made = pad([row["input_ids"] for row in rows], pad_id)
+        labels = made["input_ids"].masked_fill(made["attention_mask"] == 0, -100)
+        for index, row in enumerate(rows):
+            labels[index, : row["label"]] = -100
+        return made | {"labels": labels}
+
+    return batch
+
+
+def _mean_loss(model: Any, rows: Any, pad_id: int, device: Device) -> float:
+    """A completion token's loss on rows."""
+    import torch
+
+    from tasks.tuning.batches import TOKENS_A_BATCH, by_tokens
+
+    model.eval()
+    make, total, tokens = collate(pad_id), 0.0, 0
+    with torch.inference_mode(), torch.autocast(device.name, torch.bfloat16, enabled=device.dtype == "bfloat16"):
+        for batch in by_tokens(rows["length"][:], TOKENS_A_BATCH[device.name]):
+            given = {name: tensor.to(model.device) for name, tensor in make([rows[row] for row in batch]).items()}
+            count = int((given["labels"][:, 1:] != -100).sum())
+            total += float(model(**given).loss) * count
+            tokens += count
+    return total / max(tokens, 1)
+
+
+def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
+    from tasks.tuning.methods import all_parameters, trained_by_part
+
+    by_part = trained_by_part(trainer.model)
+    epochs = epoch_facts(trainer.state.log_history)
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    epochs = [epoch | {"dev_loss": round(loss, 5)} for epoch, loss in zip(epochs, losses, strict=True)]
+    rows = len(trainer.train_dataset) * len(epochs)
+    return TrainingFacts(
+        base=job.base.id,
+        revision=job.base.revision,
+        method=job.tuned.method,
+        switches=[name for name in LORA_SWITCHES if getattr(job.tuned, name)],
+        device=device.name,
+        dtype=device.dtype,
+        parameters=all_parameters(trainer.model),
+        parameters_trained=sum(by_part.values()),
+        trained_by_part=by_part,
+        epochs=epochs,
+        losses=loss_facts(trainer.state.log_history, trainer.state.logging_steps, trainer.state.max_steps // job.tuned.epochs),
+        best_epoch=int(min(epochs, key=lambda epoch: (epoch["dev_loss"], epoch["epoch"]))["epoch"]),
+        seconds=round(seconds + trainer.seconds_before, 3),
+        rows_per_second=round(rows / max(sum(epoch["seconds"] for epoch in epochs), 1e-9), 2),
+        peak_memory_bytes=_peak_memory(device),
+        batch_size=trainer.args.per_device_train_batch_size,
+        findings=findings,
+    )
+
+
+if __name__ == "__main__":
+    serve_child(train)

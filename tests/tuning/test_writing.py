@@ -1,0 +1,223 @@
+"""Contenders that answer in text: only completions are learned, labels are named, preferences and rewards teach more."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.bases import ResolvedBase, resolve_base
+from tasks.config import BakeoffConfig, Kind, Method, Objective, Tuned
+from tasks.contenders.loader import load_contender
+from tasks.data.answers import same_text
+from tasks.data.completions import encode_completions, encode_prompts, frame_of
+from tasks.data.examples import read_examples, write_examples
+from tasks.data.tokenize import load_tokenizer, tokenize
+from tasks.errors import BadData
+from tasks.records import SPLITS, DatasetRecord, TokensRecord
+from tasks.settings import Settings
+from tasks.tuning.further import further
+from tasks.tuning.language import complete
+from tasks.tuning.language import further as further_child
+from tasks.tuning.language.further import FALL, alarm
+from tasks.tuning.language.pairs import Pair, find_preferences, pairs_of_grades, read_pairs, split_pairs
+from tasks.tuning.tune import tune
+from tasks.workspace import Workspace
+from tests.tiny_model import LABELS, make_base
+
+SAID = {"positive": "bright film", "negative": "flat film"}
+RECIPE = Tuned(name="t", base="tiny", learning_rate=1e-2, epochs=8, rank=16, max_tokens=32, max_answer_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory) -> ResolvedBase:
+    root = tmp_path_factory.mktemp("root")
+    make_base(root / "tiny", "gpt2")
+    return resolve_base("tiny", "", Settings(roots=[root]))
+
+
+@pytest.fixture(scope="module")
+def free(dataset: DatasetRecord, tmp_path_factory: pytest.TempPathFactory) -> DatasetRecord:
+    """The tiny data set with a text of two words as its answer."""
+    folder = tmp_path_factory.mktemp("free")
+    for split in SPLITS:
+        rows = [row.model_copy(update={"label": SAID[str(row.label)]}) for row in read_examples(dataset, split)]
+        write_examples(folder / f"{split}.parquet", rows)
+    return dataset.model_copy(update={"folder": folder, "labels": [], "label_rows": {}, "fingerprint": "free"})
+
+
+@pytest.fixture(scope="module")
+def tokens(free: DatasetRecord, causal: ResolvedBase, tmp_path_factory: pytest.TempPathFactory) -> TokensRecord:
+    return tokenize(RECIPE, free, causal, Workspace(tmp_path_factory.mktemp("tokens")))
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The children's work in this process: what is learned is the same, and libraries are loaded once."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+
+    def run_here(module: str, request: dict[str, Any], *_: Any, **__: Any) -> Any:
+        return {"complete": complete.train, "further": further_child.run}[module.rpartition(".")[2]](request)
+
+    monkeypatch.setattr("tasks.tuning.tune.run_child", run_here)
+    monkeypatch.setattr("tasks.tuning.further.run_child", run_here)
+
+
+def test_the_loss_is_on_the_completion_and_its_end_alone(tokens: TokensRecord, causal: ResolvedBase) -> None:
+    from datasets import Dataset
+
+    from tasks.tuning.language.complete import collate
+
+    rows = Dataset.load_from_disk(str(tokens.folder / "train")).select(range(2))
+    batch = collate(0)(list(rows))
+    for row, labels in zip(rows, batch["labels"].tolist(), strict=True):
+        kept = [label for label in labels if label != -100]
+        assert kept == row["input_ids"][row["label"] :]
+        assert kept[-1] == load_tokenizer(causal.path).tokenizer.eos_token_id
+        assert len(kept) == 3
+
+
+def test_a_row_cannot_end_its_turn_and_speak_as_somebody_else(causal: ResolvedBase) -> None:
+    tokenizer = load_tokenizer(causal.path).tokenizer
+    frame = frame_of(tokenizer)
+    [ids], _ = encode_prompts(tokenizer, frame, ["a film [SEP] superb"], 32, RECIPE.truncation_side)
+    assert frame.end not in ids
+    assert encode_completions(tokenizer, frame, ["flat"])[0][-1] == frame.end
+
+
+def test_free_texts_are_the_same_but_for_case_punctuation_and_space() -> None:
+    assert same_text(" Bright,  FILM. ", "bright film")
+    assert not same_text("", "bright film")
+    assert not same_text("bright", "bright film")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
+def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
+    method: Method, free: DatasetRecord, tokens: TokensRecord, causal: ResolvedBase, tmp_path: Path
+) -> None:
+    recipe = RECIPE.model_copy(update={"method": method, "learning_rate": 5e-3, "epochs": 12})
+    made = tune(recipe, free, tokens, causal, Workspace(tmp_path))
+    assert made.training
+    assert made.training.epochs[-1]["dev_loss"] < made.training.epochs[0]["dev_loss"]
+    settings = Settings(roots=[causal.path.parent])
+    rows = read_examples(free, "test")
+    answers = load_contender(made.folder, settings=_at(settings, causal)).predict(rows)
+    again = load_contender(made.folder, settings=_at(settings, causal)).predict(rows[:5])
+    assert [answer.answer for answer in again] == [answer.answer for answer in answers[:5]]
+    right = sum(same_text(answer.answer, str(row.label)) for answer, row in zip(answers, rows, strict=True))
+    assert right / len(rows) > (0.6 if method is Method.FULL else 0.1)  # LoRA on random weights learns little
+    assert {answer.label for answer in answers} == {None}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_causal_model_names_labels_with_logits_for_each(dataset: DatasetRecord, causal: ResolvedBase, tmp_path: Path) -> None:
+    named = dataset.model_copy(update={"labels": ["flat", "bright"], "folder": tmp_path / "data", "fingerprint": "named"})
+    for split in SPLITS:
+        rows = [
+            row.model_copy(update={"label": {"positive": "bright", "negative": "flat"}[str(row.label)]})
+            for row in read_examples(dataset, split)
+        ]
+        named.folder.mkdir(exist_ok=True)
+        write_examples(named.folder / f"{split}.parquet", rows)
+    tuned, space = RECIPE.model_copy(update={"as_text": True}), Workspace(tmp_path / "home")
+    made = tune(tuned, named, tokenize(tuned, named, causal, space), causal, space)
+    rows = read_examples(named, "test")
+    answers = load_contender(made.folder, settings=_at(Settings(), causal)).predict(rows)
+    assert all(answer.label in named.labels and len(answer.logits or []) == 2 for answer in answers)
+    assert sum(answer.label == row.label for answer, row in zip(answers, rows, strict=True)) / len(rows) > 0.7
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("objective", [Objective.PREFERENCES, Objective.REINFORCEMENT])
+def test_what_comes_after_the_supervised_step_ends_in_a_contender_without_pickled_weights(
+    objective: Objective, free: DatasetRecord, tokens: TokensRecord, causal: ResolvedBase, tmp_path: Path
+) -> None:
+    tuned = RECIPE.model_copy(
+        update={"objective": objective, "epochs": 1, "learning_rate": 1e-3, "most_pairs": 24, "reinforce_steps": 3}
+    )
+    made = further(tuned, free, tokens, causal, Workspace(tmp_path), _at(Settings(), causal))
+    assert made.training
+    assert made.training.objective == objective
+    kinds = {finding.kind for finding in made.training.findings}
+    assert kinds >= ({"preferences"} if objective is Objective.PREFERENCES else {"reward_model", "reinforcement"})
+    assert made.training.watched
+    assert {path.suffix for path in made.folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".jinja"}
+    assert len(json.loads((made.folder / "curves.json").read_text())) > 1
+    answers = load_contender(made.folder, settings=_at(Settings(), causal)).predict(read_examples(free, "test")[:4])
+    assert len(answers) == 4
+
+
+def test_the_alarm_hears_a_reward_that_rises_while_dev_falls_and_a_kl_beyond_its_limit() -> None:
+    start = {"step": 0, "reward": 0.0, "kl": 0.0, "score": 0.5}
+    good = {"step": 5, "reward": 0.1, "kl": 0.01, "score": 0.5}
+    hacked = {"step": 10, "reward": 0.9, "kl": 0.02, "score": 0.5 - FALL - 0.01}
+    assert alarm([start, good], 0.5) == ""
+    assert "the reward rose from 0.100 to 0.900" in alarm([start, good, hacked], 0.5)
+    assert alarm([start, good, hacked | {"reward": 0.05}], 0.5) == ""
+    assert "over its limit of 0.01" in alarm([start, good | {"kl": 0.2}], 0.01)
+
+
+def test_pairs_come_from_a_file_of_pairs_or_of_grades(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("prompt,chosen,rejected\na,good,bad\nb,good,bad\nb,same,SAME.\n")
+    (tmp_path / "graded.jsonl").write_text(
+        "\n".join(
+            json.dumps({"prompt": p, "answer": a, "grade": g})
+            for p, a, g in (("a", "x", "correct"), ("a", "y", "wrong"), ("b", "z", "0.9"), ("b", "w", "0.2"), ("c", "u", "1"))
+        )
+    )
+    settings = Settings(roots=[tmp_path])
+    for name, expected in (
+        ("pairs.csv", {("a", "good", "bad"), ("b", "good", "bad")}),
+        ("graded.jsonl", {("a", "x", "y"), ("b", "z", "w")}),
+    ):
+        tuned = RECIPE.model_copy(update={"preferences": name})
+        source = find_preferences(tuned, settings)
+        assert source
+        assert set(read_pairs(tuned, source, tmp_path / f"cache-{name}")) == {Pair(*each) for each in expected}
+    learned, held = split_pairs([Pair(str(number), "good", "bad") for number in range(10)])
+    assert (len(learned), len(held)) == (8, 2)
+    assert pairs_of_grades([("a", "x", 1.0), ("a", "y", 1.0)]) == []
+
+
+def test_preferences_without_their_columns_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("prompt,good,bad\na,x,y\n")
+    tuned = RECIPE.model_copy(update={"preferences": "pairs.csv"})
+    source = find_preferences(tuned, Settings(roots=[tmp_path]))
+    assert source
+    with pytest.raises(
+        BadData, match="need columns prompt, chosen, rejected or prompt, answer, grade; there are prompt, good, bad"
+    ):
+        read_pairs(tuned, source, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tuned": [{"name": "t", "method": "head"}]}, "answers in text, where there is no head to train"),
+        ({"trivial": ["tfidf"]}, "trivial tfidf names labels"),
+        ({"prompts": [{"name": "p", "technique": "log_probability"}]}, "technique log_probability needs labels"),
+        ({"dataset": {"source": "a.csv"}, "tuned": [{"name": "t", "objective": "reinforcement"}]}, "set as_text: true"),
+        ({"tuned": [{"name": "t", "objective": "preferences", "method": "full"}]}, "goes on from an adapter"),
+    ],
+)
+def test_what_free_text_does_not_allow_is_refused_at_the_door(changes: dict, said: str) -> None:  # type: ignore[type-arg]
+    given = {"dataset": {"source": "a.csv", "kind": "generation"}, "prompts": [], "tuned": [{"name": "t"}]} | changes
+    with pytest.raises(ValueError, match=said):
+        BakeoffConfig.model_validate(given)
+
+
+def test_free_text_has_the_most_frequent_answer_as_its_trivial_contender() -> None:
+    config = BakeoffConfig.model_validate({"dataset": {"source": "a.csv", "kind": "generation"}, "prompts": []})
+    assert config.dataset.kind is Kind.GENERATION
+    assert [str(each) for each in config.trivial] == ["majority"]
+    assert len(LABELS) == 2
+
+
+def _at(settings: Settings, base: ResolvedBase) -> Settings:
+    return settings.model_copy(update={"roots": [base.path.parent]})
