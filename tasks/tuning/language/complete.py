@@ -76,6 +76,8 @@ def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device:
     labels = encode_completions(tokenizer, frame, job.labels)
 
     class CompletionTrainer(WholeTrainer):
+        control: Any
+
         def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
             return LikeLengths(self.train_dataset["length"][:], tuned.batch_size, tuned.seed)
 

@@ -203,7 +203,7 @@ def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pai
 
     from tasks.tuning.language.whole import Whole, common
 
-    class Preferring(Whole, DPOTrainer):  # type: ignore[misc]
+    class Preferring(Whole, DPOTrainer):  # type: ignore[misc,unused-ignore]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
             return dataset  # token ids already
 
@@ -243,7 +243,7 @@ def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair]) -> 
     from tasks.tuning.language.whole import Whole, common
     from tasks.tuning.methods import choose_weights, load_base
 
-    class Ranking(Whole, RewardTrainer):  # type: ignore[misc]
+    class Ranking(Whole, RewardTrainer):  # type: ignore[misc,unused-ignore]
         pass
 
     tuned = desk.tuned
@@ -282,7 +282,7 @@ def _reinforce(desk: Desk, policy: Any, reward_model: Any) -> tuple[list[Finding
     rloo = desk.tuned.algorithm is Algorithm.RLOO
     config, base = (RLOOConfig, RLOOTrainer) if rloo else (GRPOConfig, GRPOTrainer)
 
-    class Reinforcing(Whole, base):  # type: ignore[misc,valid-type]
+    class Reinforcing(Whole, base):  # type: ignore[misc,valid-type,unused-ignore]
         def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return desk.prompts(prompts), None, {}
 
