@@ -148,7 +148,7 @@ def test_what_comes_after_the_supervised_step_ends_in_a_contender_without_pickle
     kinds = {finding.kind for finding in made.training.findings}
     assert kinds >= ({"preferences"} if objective is Objective.PREFERENCES else {"reward_model", "reinforcement"})
     assert made.training.watched
-    assert {path.suffix for path in made.folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".jinja"}
+    assert {path.suffix for path in made.folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".svg"}
     assert len(json.loads((made.folder / "curves.json").read_text())) > 1
     answers = load_contender(made.folder, settings=_at(Settings(), causal)).predict(read_examples(free, "test")[:4])
     assert len(answers) == 4
