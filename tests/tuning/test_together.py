@@ -19,8 +19,7 @@ from tasks.records import DatasetRecord, TokensRecord
 from tasks.settings import Training
 from tasks.tuning import together
 from tasks.tuning.batches import LikeLengths
-from tasks.tuning.tune import tune
-from tasks.workspace import Workspace
+from tasks.tuning.tune import _processes
 from tests.live import environment
 from tests.tiny_model import make_base, make_tokens
 from tests.tuning.test_tune import RECIPE, adapter, job
@@ -99,12 +98,16 @@ def test_under_torchrun_by_hand_training_is_the_same(calm: ResolvedBase, calm_to
     assert adapter(home / "by-hand") == adapter(home / "started")
 
 
-@pytest.mark.slow
-def test_the_operator_says_how_many_processes_and_only_what_shares_a_step_evenly_runs(
-    dataset: DatasetRecord, calm: ResolvedBase, calm_tokens: TokensRecord, home: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("asked", "batch_size", "taken"), [(0, 20, 1), (2, 20, 2), (3, 20, 2), (8, 6, 6), (4, 1, 1)])
+def test_as_many_processes_as_the_operator_says_and_share_a_step_evenly(
+    asked: int, batch_size: int, taken: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = UNEVEN.model_copy(update={"epochs": 1})
-    made = tune(recipe, dataset, calm_tokens, calm, Workspace(home), training=Training(processes=3))
-    assert made.training
-    assert made.training.batch_size == 10
-    assert "2 of 3 processes, which share batch_size 20 evenly" in caplog.text
+    monkeypatch.setenv("BAKEOFF_DEVICE", "cpu")
+    assert _processes(UNEVEN.model_copy(update={"batch_size": batch_size}), Training(processes=asked)) == taken
+
+
+def test_by_default_there_are_as_many_processes_as_cuda_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2,5,7")
+    assert _processes(UNEVEN, Training()) == 4
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert _processes(UNEVEN, Training()) == 1
