@@ -427,6 +427,21 @@ class Tuned(Part):
     """Share of each row's target that is spread over all labels; 0 trains on the labels as they are."""
     calibrate: bool = True
     """Fit a temperature on dev, so that probabilities say how often the contender is right; labels and logits stay as they are."""
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[], max_length=20)
+    """Train once with each of these instead of `seed`: mean and spread are told, and the one best on dev is the contender."""
+    search_trials: int = Field(0, ge=0, le=1000)
+    """Try so many recipes on dev first (the recipe itself among them), and train the best (extra `search`); 0 tries none, unless
+    `search_minutes` is set."""
+    search_minutes: float = Field(0.0, ge=0, le=10_080)
+    """Begin no further trial once trials have taken so long; 0 sets no limit in time."""
+    learning_rates_tried: list[Annotated[float, Field(gt=0, le=1)]] = Field(default=[], max_length=50)
+    """Search: learning rates to try beside `learning_rate`; empty tries any from a quarter to four times of it."""
+    ranks_tried: list[Annotated[int, Field(ge=1, le=1024)]] = Field(default=[], max_length=20)
+    """Search, LoRA: ranks to try beside `rank` (alpha moves along, so that the update keeps its scale); empty keeps `rank`."""
+    targets_tried: list[str] = Field(default=[], max_length=20)
+    """Search, LoRA: targets to try beside `targets`: names with commas between them, or `all-linear`; empty keeps `targets`."""
+    learning_curve: bool = False
+    """Train on 12, 25 and 50 % of train as well, which tells whether more labels would help."""
     attention_dropout: float | None = Field(0.0, ge=0, lt=1)
     """The base's own attention dropout while training; 0 lets the fast attention kernels run, empty keeps the base's."""
     max_tokens: int = Field(256, ge=8, le=131_072)
@@ -483,6 +498,43 @@ class Tuned(Part):
         if wrong:
             raise ValueError(f"tuned {self.name!r}: {wrong[0]} is a way of LoRA, but the method is {self.method}: set method: lora")
         return self
+
+    @model_validator(mode="after")
+    def _searches_within_a_budget(self) -> Self:
+        tried = [name for name in SEVERAL if name.endswith("_tried") and getattr(self, name)]
+        if tried and not self.searches:
+            raise ValueError(f"tuned {self.name!r}: {tried[0]} needs a budget: set search_trials or search_minutes")
+        lora = [name for name in tried if name != "learning_rates_tried"] if self.method is not Method.LORA else []
+        if lora:
+            raise ValueError(f"tuned {self.name!r}: {lora[0]} is for LoRA, but the method is {self.method}: remove it")
+        several = [name for name in SEVERAL if getattr(self, name)]
+        if several and self.objective not in (Objective.SUPERVISED, Objective.SELF_SUPERVISED):
+            raise ValueError(f"tuned {self.name!r}: {several[0]} is for classifiers, not for objective {self.objective}: remove it")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"tuned {self.name!r}: seeds {self.seeds} name one twice: name each once")
+        return self
+
+    @property
+    def searches(self) -> bool:
+        """Whether recipes are tried before the training."""
+        return bool(self.search_trials or self.search_minutes)
+
+    def single(self, **changes: Any) -> "Tuned":
+        """The recipe of one training: with changes, and without what asks for several."""
+        plain = {name: Tuned.model_fields[name].default for name in SEVERAL}
+        return self.model_copy(update=plain | changes)
+
+
+SEVERAL = (
+    "seeds",
+    "search_trials",
+    "search_minutes",
+    "learning_rates_tried",
+    "ranks_tried",
+    "targets_tried",
+    "learning_curve",
+)
+"""Fields of `Tuned` that ask for more than one training."""
 
 
 class Combination(StrEnum):

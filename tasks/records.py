@@ -181,6 +181,72 @@ class TrainingFacts(Model):
     findings: list[Finding] = []
 
 
+class Trial(Model):
+    """One recipe that a search tried."""
+
+    number: int
+    """From 0, which is the recipe as the config gives it."""
+    learning_rate: float
+    rank: int
+    targets: str
+    """Names with commas between them; `all-linear` for all linear layers."""
+    outcome: Literal["complete", "pruned", "diverged"]
+    dev_accuracy: float | None
+    """Of its best epoch; of a pruned one so far; null where it diverged."""
+    epochs: list[float]
+    """Dev accuracy by epoch."""
+    seconds: float
+
+
+class SweepRecord(Record):
+    """What a search tried on dev, and what it chose; `sweep.svg` draws it."""
+
+    trials: list[Trial]
+    chosen: int
+    """The number of the best complete trial; of equally good ones the first."""
+    seconds: float
+    """Of all trials together."""
+
+
+class Repeats(Model):
+    """The same recipe trained with several seeds."""
+
+    seeds: list[int]
+    dev_accuracy: list[float]
+    """Of each seed's best epoch."""
+    mean: float
+    spread: float
+    """Standard deviation over the seeds (of a sample)."""
+    chosen: int
+    """The seed whose training is the contender: the best on dev, of equally good ones the first."""
+
+
+class CurvePoint(Model):
+    """The same recipe trained on a part of train."""
+
+    share: float
+    rows: int
+    dev_accuracy: float
+    interval: tuple[float, float]
+    """Wilson interval, 95 %."""
+
+
+class CurveRecord(Record):
+    """How accuracy on dev grows with train, and what more labels would give; `learning_curve.svg` draws it."""
+
+    points: list[CurvePoint]
+    """Smallest part first; each holds the rows of those before it."""
+    intercept: float
+    slope: float
+    """The odds of an error are exp(intercept) * rows ** slope."""
+    gain: float
+    """Accuracy that twice the labels would add, by that law."""
+    gain_interval: tuple[float, float]
+    """95 %; dev's noise alone is in it."""
+    sentence: str
+    """Whether more labels would help."""
+
+
 class ContenderRecord(Record):
     """A contender's folder: `contender.json` (`tasks/manifest.py`) and the files that it needs."""
 
@@ -193,6 +259,12 @@ class ContenderRecord(Record):
     training: TrainingFacts | None = None
     samples: list[dict[str, str]] = []
     """For tuned contenders with `samples` in the config: `text`, `before`, `after`."""
+    sweep: SweepRecord | None = None
+    """For tuned contenders whose recipe was searched for."""
+    repeats: Repeats | None = None
+    """For tuned contenders with several seeds."""
+    curve: CurveRecord | None = None
+    """For tuned contenders with a learning curve."""
     findings: list[Finding] = []
     """What was left out, tried or found while it was made."""
 

@@ -7,11 +7,14 @@ from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
 from tasks.settings import Settings
 from tasks.tuning.calibration import calibration_words
 from tasks.tuning.check import check_recipe
+from tasks.tuning.develop import develop, repeats_words
 from tasks.tuning.further import OBJECTIVES, further, refuse_without_trl
 from tasks.tuning.language.corpus import find_corpus
 from tasks.tuning.language.pairs import find_preferences
+from tasks.tuning.learning_curve import CHART
+from tasks.tuning.search import SWEEP, every_target, refuse_without_optuna, sweep_words
 from tasks.tuning.trackers import refuse_missing_trackers
-from tasks.tuning.tune import PICTURE, tune
+from tasks.tuning.tune import PICTURE
 from tasks.workspace import Workspace
 
 
@@ -25,7 +28,8 @@ def find_base(tuned: Tuned, settings: Settings, workspace: Workspace) -> Resolve
     if tuned.objective in OBJECTIVES:
         refuse_without_trl(tuned)
         find_preferences(tuned, settings)
-    check_recipe(tuned, base, workspace)
+    refuse_without_optuna(tuned)
+    check_recipe(every_target(tuned), base, workspace)
     return base
 
 
@@ -39,11 +43,12 @@ def train(
     samples: list[str],
     settings: Settings,
 ) -> ContenderRecord:
-    """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page."""
+    """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page, and what
+    was tried to get there."""
     if tuned.objective in OBJECTIVES:
         contender = further(tuned, dataset, tokens, base, workspace, settings)
     else:
-        contender = tune(tuned, dataset, tokens, base, workspace, samples, settings.training, settings)
+        contender = develop(tuned, dataset, tokens, base, workspace, samples, settings)
     facts = contender.training
     if facts:
         said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"
@@ -52,4 +57,20 @@ def train(
         show_svg(f"curves {tuned.name}", contender.folder / PICTURE, f"How {tuned.name} learned")
         show_table(f"watched {tuned.name}", facts.watched, "; ".join(finding.message for finding in facts.findings))
     show_table(f"samples {tuned.name}", contender.samples, "Predictions before and after training")
+    show_tried(contender)
     return contender
+
+
+def show_tried(contender: ContenderRecord) -> None:
+    """The search, the seeds and the learning curve on the run's page, as far as they were asked for."""
+    name = contender.name
+    if contender.sweep:
+        show_svg(f"search {name}", contender.sweep.folder / SWEEP, sweep_words(contender.sweep))
+        trials = [trial.model_dump(exclude={"epochs"}) for trial in contender.sweep.trials]
+        show_table(f"trials {name}", trials, "What the search tried on dev")
+    if contender.repeats:
+        found = zip(contender.repeats.seeds, contender.repeats.dev_accuracy, strict=True)
+        rows = [{"seed": seed, "dev accuracy": accuracy} for seed, accuracy in found]
+        show_table(f"seeds {name}", rows, repeats_words(contender.repeats))
+    if contender.curve:
+        show_svg(f"learning curve {name}", contender.curve.folder / CHART, contender.curve.sentence)

@@ -23,6 +23,7 @@ from tasks.device import Device, pick_device
 from tasks.errors import MemoryRanOut, TrainingError
 from tasks.progress import progress
 from tasks.records import Finding, TrainingFacts
+from tasks.tuning.trial import Trial
 from tasks.workspace import write_durably
 
 logger = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ class Job(BaseModel):
     """Where the contender is written."""
     checkpoints: Path
     """Where checkpoints grow, and are found again after a kill."""
+    share: float = 1.0
+    """Of train, that which teaches; larger shares hold the rows of smaller ones."""
+    trial: Trial | None = None
+    """Where this training is a search's trial: it may be given up."""
     save_every_s: float = 60.0
     """A checkpoint at least this often within an epoch."""
     report_to: list[str] = []
@@ -55,6 +60,9 @@ class Job(BaseModel):
 
 class Outcome(BaseModel):
     """What the child answers."""
+
+    pruned: bool = False
+    """Whether the search gave this trial up; then nothing was stored."""
 
     training: TrainingFacts
     samples: list[dict[str, str]] = []
@@ -84,6 +92,9 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
     trainer, before, findings = _within_memory(job, device, tokenizer)
+    if trainer.pruned:
+        facts = _facts(job, device, trainer, [], time.perf_counter() - started)
+        return Outcome(training=facts, vocabulary=len(tokenizer), pruned=True).model_dump(mode="json")
     logits = trainer.use_best()
     if together.is_first():
         _store(job, trainer)
@@ -147,6 +158,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     from datasets import Dataset
     from transformers import set_seed
 
+    from tasks.tuning.batches import part_of
     from tasks.tuning.methods import choose_weights, load_base
     from tasks.tuning.trainer import LabelTrainer, Watch, arguments
 
@@ -158,8 +170,10 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     model = model if quantized_on else model.to(device.name)
     before = _labels_of(job, model, tokenizer)
     train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
+    train = part_of(train, job.share)
     given = arguments(tuned, device, micro_batch, len(train), job.checkpoints, job.report_to)
     trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
+    trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     with progress(f"train {tuned.name}", steps) as bar:
         trainer.add_callback(Watch(trainer, bar, job.save_every_s))

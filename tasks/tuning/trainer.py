@@ -6,7 +6,7 @@ Only the child process that trains imports this module: it loads torch and trans
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -103,6 +103,8 @@ class LabelTrainer(Trainer):
         self.dev_logits: torch.Tensor | None = None  # of the newest evaluation
         self.lengths = train["length"][:]
         self.owes_evaluation = False
+        self.gives_up: Callable[[Sequence[float]], bool] | None = None  # asked after each evaluation, of all accuracies so far
+        self.pruned = False
 
     def trained_s(self) -> float:
         """Seconds spent on training steps, those before a resume included."""
@@ -117,10 +119,17 @@ class LabelTrainer(Trainer):
             self._evaluate_late(found)
         if found:
             state = TrainerState.load_from_json(str(found.folder / STATE))
-            if out_of_patience(state.log_history, self.tuned.early_stopping):
+            if self.is_over(state.log_history):
                 self.state = state  # it was killed after its last checkpoint
                 return
         self.train(resume_from_checkpoint=str(found.folder) if found else None)
+
+    def is_over(self, history: Sequence[Mapping[str, float]]) -> bool:
+        """Whether training ends before its last epoch: dev gets no better, or the trial is given up."""
+        accuracies = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
+        unfinished = 0 < len(accuracies) < self.tuned.epochs
+        self.pruned = bool(unfinished and self.gives_up and self.gives_up(accuracies))
+        return self.pruned or out_of_patience(accuracies, self.tuned.early_stopping)
 
     def use_best(self) -> torch.Tensor:
         """Put the weights in place that were best on dev, and return what they said of it: logits [rows, labels]."""
@@ -262,7 +271,7 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float] | None = None, **_: Any) -> None:
         self.accuracy = f", dev accuracy {metrics['eval_accuracy']:.3f}" if metrics else ""
-        if out_of_patience(state.log_history, self.trainer.tuned.early_stopping):
+        if self.trainer.is_over(state.log_history):
             control.should_training_stop = True
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -283,10 +292,9 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
             self.bar.move(state.global_step, note)
 
 
-def out_of_patience(history: Sequence[Mapping[str, float]], patience: int) -> bool:
-    """Whether the last `patience` evaluations in a Trainer's log brought no better accuracy; a patience of 0 never ends."""
-    found = [entry["eval_accuracy"] for entry in history if "eval_accuracy" in entry]
-    return bool(patience and found) and len(found) - 1 - found.index(max(found)) >= patience
+def out_of_patience(accuracies: Sequence[float], patience: int) -> bool:
+    """Whether the last `patience` evaluations on dev brought no better accuracy; a patience of 0 never ends."""
+    return bool(patience and accuracies) and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def diverged(name: str, value: float, step: int, tuned: Tuned, folder: Path) -> TrainingError:

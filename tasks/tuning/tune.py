@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tasks.tuning.curves import draw_curves
 from tasks.tuning.language.adapt import MODEL, AdaptedRecord, adapt, adapted_base
 from tasks.tuning.methods import ADAPTED
 from tasks.tuning.trackers import tracker_environment
+from tasks.tuning.trial import Trial
 from tasks.workspace import Building, Stage, Workspace, link
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,19 @@ TRAIN = Stage(
         "tasks.tuning.calibration",
         "tasks.tuning.curves",
         "tasks.tuning.together",
+        "tasks.tuning.trial",
         "tasks.device",
     ),
 )
 CURVES, PICTURE = "curves.json", "curves.svg"
+
+
+class Pruned(Exception):
+    """No error: a search gave this training up, and nothing of it is kept."""
+
+    def __init__(self, facts: TrainingFacts) -> None:
+        super().__init__("given up")
+        self.facts = facts
 
 
 def tune(
@@ -54,6 +65,8 @@ def tune(
     samples: list[str] | None = None,
     training: Training | None = None,
     settings: Settings | None = None,
+    share: float = 1.0,
+    trial: Trial | None = None,
 ) -> ContenderRecord:
     """Train a contender in a child process, or in several that train as one; or find the one that was trained from the same.
 
@@ -64,8 +77,11 @@ def tune(
         samples: texts whose predictions before and after training are put in the record.
         training: how this machine trains; what is learned does not depend on it.
         settings: where text of its own lies, for objectives that read some; those of this process if None.
+        share: of train, that which teaches.
+        trial: of a search, which this training is; one that comes to its end is the same product as without a search.
 
     Raises:
+        Pruned: the search gave the trial up.
         BadConfig: the base or the LoRA targets cannot be used.
         TrainingError: the loss is no number any more, or not even one row fits the memory.
         ChildDied: the process was killed.
@@ -84,12 +100,17 @@ def tune(
             "samples": samples or [],
             "folder": str(building.folder),
             "checkpoints": str(building.inprogress / "checkpoints"),
+            "share": share,
+            "trial": trial and trial.model_dump(mode="json"),
         }
         if writes:
             outcome = run_child("tasks.tuning.language.complete", request)
         else:
             outcome = _train(tuned, request, training or Training(), workspace, building)
         facts = TrainingFacts.model_validate(outcome["training"])
+        if outcome["pruned"]:
+            shutil.rmtree(building.inprogress / "checkpoints")
+            raise Pruned(facts)
         if adapted:
             facts = _with_adaptation(facts, adapted)
             _carry(adapted, tuned, building.folder)
@@ -118,7 +139,7 @@ def tune(
 
     inputs = [dataset.fingerprint, tokens.fingerprint, base.id, base.revision, base.config_sha256]
     inputs += [adapted.fingerprint] if adapted else []
-    config = {"tuned": tuned, "samples": samples or []}
+    config = {"tuned": tuned, "samples": samples or []} | ({"share": share} if share < 1 else {})
     return workspace.produce(TRAIN, inputs, config, ContenderRecord, build, f"train {tuned.name}")
 
 

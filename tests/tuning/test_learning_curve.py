@@ -1,0 +1,69 @@
+"""A learning curve says whether more labels would help, and owns to its noise."""
+
+import itertools
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from tasks.records import CurvePoint
+from tasks.tuning.batches import part_of
+from tasks.tuning.learning_curve import SHARES, accuracy_at, epochs_of, fit, more_labels, rows_of
+
+
+def points(errors: list[float], rows: int = 8000) -> list[CurvePoint]:
+    shares = [*SHARES, 1.0]
+    return [
+        CurvePoint(share=share, rows=round(share * rows), dev_accuracy=1 - error, interval=(0, 1))
+        for share, error in zip(shares, errors, strict=True)
+    ]
+
+
+def test_parts_are_nested_stratified_and_stay_when_data_grows() -> None:
+    random = np.random.default_rng(0)
+    ids = [random.integers(0, 30_000, size=9).tolist() for _ in range(300)]
+    whole = Dataset.from_dict({"input_ids": ids, "label": [int(row % 4 == 0) for row in range(300)], "length": [9] * 300})
+    parts = [part_of(whole, share) for share in (*SHARES, 1.0)]
+    kept = [{tuple(row) for row in part["input_ids"][:]} for part in parts]
+    assert all(small <= large for small, large in itertools.pairwise(kept))
+    assert [sum(part["label"][:]) for part in parts] == [9, 19, 38, 75]
+    assert [len(part) for part in parts] == [rows_of(share, {"a": 225, "b": 75}) for share in (*SHARES, 1.0)]
+    older = part_of(whole.select(range(200)), 0.5)
+    assert len({tuple(row) for row in older["input_ids"][:]} & kept[2]) > 85  # of 100; by chance it would be 50
+    assert part_of(whole, 1.0) is whole
+
+
+def test_the_law_that_made_the_errors_is_found() -> None:
+    shares = [*SHARES, 1.0]
+    errors = [1 - accuracy_at(2.0, -0.4, 8000 * share) for share in shares]
+    law = fit(points(errors), 100_000)
+    assert law.slope == pytest.approx(-0.4, abs=0.02)
+    assert law.gain == pytest.approx(accuracy_at(2.0, -0.4, 16_000) - accuracy_at(2.0, -0.4, 8000), abs=0.002)
+    assert law.interval[0] < law.gain < law.interval[1]
+
+
+def test_a_steep_curve_asks_for_labels_a_flat_one_does_not_and_noise_is_owned_to() -> None:
+    for errors, dev_rows, words in (
+        ([0.30, 0.25, 0.20, 0.15], 2000, "should help"),
+        ([0.20, 0.20, 0.20, 0.20], 20_000, "hardly help"),
+        ([0.26, 0.22, 0.25, 0.21], 100, "cannot be told from 100 dev rows"),
+        ([0.0, 0.0, 0.0, 0.0], 2000, "hardly help"),
+    ):
+        law = fit(points(errors), dev_rows)
+        assert words in more_labels(law.gain, law.interval, dev_rows)
+
+
+def test_the_interval_holds_the_true_gain_as_often_as_it_says() -> None:
+    random = np.random.default_rng(1)
+    rows, dev_rows, truth = 1000, 400, (1.0, -0.35)
+    gain = accuracy_at(*truth, 2 * rows) - accuracy_at(*truth, rows)
+    held = 0
+    for _ in range(100):
+        errors = [random.binomial(dev_rows, 1 - accuracy_at(*truth, rows * share)) / dev_rows for share in (*SHARES, 1.0)]
+        low, high = fit(points(errors, rows), dev_rows).interval
+        held += low <= gain <= high
+    assert held >= 88
+
+
+def test_small_parts_are_trained_for_more_epochs() -> None:
+    assert [epochs_of(3, share) for share in (*SHARES, 1.0)] == [9, 6, 5, 3]
