@@ -124,7 +124,7 @@ def _separate(
     leave_equal(made, plan)
     if dataset.cluster:
         leave_clusters(made)
-    if dataset.near_duplicates and not problems.texts:
+    if dataset.near_duplicates and not problems.texts and len(made.roles["train"]):
         leave_near(made, plan, dataset.near_duplicates, partial(_normalised, used, dataset.inputs))
     check_overlap(made, dataset.max_overlap, problems)
     limits = {"train": dataset.splits.train_rows, "dev": dataset.splits.dev_rows, "test": dataset.splits.test_rows}

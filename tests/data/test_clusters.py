@@ -36,7 +36,8 @@ def test_a_column_to_slice_by_makes_no_other_data_set(save, load_it: Load) -> No
 
 
 def test_rows_of_a_test_persons_leave_given_dev_and_train_splits_counted(save, load_it: Load) -> None:
-    splits = {split: of_people(120, 90 + 30 * number, number) for number, split in enumerate(("train", "validation", "test"))}
+    sizes = {"train": 300, "validation": 120, "test": 60}  # the first persons stand in all three
+    splits = {split: of_people(size, 150, size) for split, size in sizes.items()}
     record = load_it(save(**splits), cluster="person")
     found = {split: people(record, split) for split in SPLITS}
     assert not found["test"] & found["dev"]
