@@ -151,7 +151,7 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
         else:
             process = start(publish_one, registry.settings, registry.env, registry.folder.parent / "made", folder, name)
         trap.process = process
-        process.join(300)
+        process.join()
         tally.again += sent_again(registry, first, there)
         if process.exitcode != -signal.SIGKILL:
             break
