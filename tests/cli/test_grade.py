@@ -32,4 +32,4 @@ def test_what_cannot_be_graded_is_refused_with_status_2_before_anything_starts(
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "task.yaml"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["home", "rows.csv", "task.yaml"]  # the home is made, and empty
