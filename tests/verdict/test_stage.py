@@ -63,7 +63,7 @@ def test_a_run_through_the_tasks_lists_what_it_reused(prefect, dataset, places: 
     def run():
         contenders = [trivial(kind, dataset, workspace) for kind in Trivial]
         futures = [evaluate.submit(contender, dataset, places, Cap(0), config, workspace) for contender in contenders]
-        return gate(config, [future.result() for future in futures], None, workspace)
+        return gate(config, dataset, [future.result() for future in futures], None, workspace)
 
     first = run()
     assert workspace.reused == []
