@@ -54,13 +54,29 @@ def allow_roots(config: Path) -> None:
 
 @contextmanager
 def named_server() -> Iterator[None]:
-    """Raises MissingPart where the Prefect server that is named does not answer."""
+    """Raises MissingPart where the Prefect server does not answer, or not any more.
+
+    Ctrl-C reaches Prefect's temporary server too, which the run then cannot tell of its end: that is an interruption still.
+    """
+    import httpx
+
     try:
         yield
+    except httpx.TransportError as error:
+        if any(not isinstance(each, Exception) for each in _chain(error)):
+            raise KeyboardInterrupt from None
+        raise MissingPart("the Prefect server does not answer any more: run again to go on where this run was") from None
     except RuntimeError as error:  # what Prefect raises for it, whatever the cause
         if "Failed to reach API" not in str(error):
             raise
         raise MissingPart("the Prefect server of PREFECT_API_URL does not answer: start it, or unset the variable") from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from or while handling."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 @contextmanager

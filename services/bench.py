@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from services.places import Limiter, LivePlaces
 from tasks.child import children_end
 from tasks.config import BakeoffConfig
+from tasks.interrupt import interruptible
 from tasks.records import ContenderRecord
 from tasks.settings import Settings, load_settings
 from tasks.workspace import Workspace
@@ -63,7 +64,7 @@ def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) 
 
     settings = load_settings(*roots)
     settings.check_home()
-    with LivePlaces(settings, limiter) as places, children_end():
+    with LivePlaces(settings, limiter) as places, children_end(), interruptible():
         yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
 
 

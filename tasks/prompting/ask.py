@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from tasks.errors import BadConfig, EndpointError
+from tasks.errors import BadConfig, EndpointError, Stopped
+from tasks.interrupt import INTERRUPTED, when_interrupted
 from tasks.manifest import ContenderManifest, read_manifest
 from tasks.progress import Bar, progress
 from tasks.prompting.batch import answer_batch
@@ -117,6 +118,7 @@ def answer_questions(spec: PromptSpec, questions: Sequence[Question], context: A
         BadConfig: the endpoint's settings are incomplete, or it has another model than the prompt was made for.
         BudgetReached: the cap would have been passed; what was paid for is in the journal.
         EndpointError: no row can be asked: key refused, quota used up, no such model, a redirect.
+        Stopped: the run is to end; what was answered is in the journal.
     """
     preflight(spec.endpoint, context.endpoint)
     if context.endpoint.model != spec.model:
@@ -217,9 +219,11 @@ class _Round:
 
     async def run(self) -> None:
         """Ask all rows, then raise what stopped the asking, if anything did."""
+        loop = asyncio.get_running_loop()
         async with Client(self.context.endpoint, self.context.cap, self.context.limits) as client:
             try:
-                await (self._in_batches(client) if self.context.endpoint.batch else self._at_once(client))
+                with when_interrupted(lambda: loop.call_soon_threadsafe(client.stop, Stopped(INTERRUPTED))):
+                    await (self._in_batches(client) if self.context.endpoint.batch else self._at_once(client))
             finally:
                 self.context.meter.usd += client.total.usd
                 self.context.meter.requests += client.total.attempts

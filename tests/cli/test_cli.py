@@ -5,8 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
+from cli.run import named_server
+from tasks.errors import MissingPart
 from tests.live import environment
 
 BAKEOFF = str(Path(sys.executable).parent / "bakeoff")
@@ -145,3 +148,18 @@ def test_a_prefect_server_that_does_not_answer_is_named_without_a_traceback(tmp_
     assert done.returncode == 1
     assert "PREFECT_API_URL" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("before", "expected"), [(KeyboardInterrupt, KeyboardInterrupt), (ValueError, MissingPart)])
+def test_a_server_that_is_gone_is_an_interruption_after_ctrl_c_and_else_named(
+    before: type[BaseException], expected: type[BaseException]
+) -> None:
+    def end_of_a_run() -> None:
+        with named_server():
+            try:
+                raise before
+            finally:  # as Prefect does, the run tells the server
+                httpx.get("http://127.0.0.1:9")
+
+    with pytest.raises(expected):
+        end_of_a_run()

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tasks.errors import BadConfig, BudgetReached, EndpointError
+from tasks.errors import BadConfig, BudgetReached, EndpointError, Stopped
+from tasks.interrupt import interruptible
 from tasks.progress import Bar, listening
 from tasks.prompting.ask import FEWEST_ASKED, Meter
 from tasks.prompting.budget import Cap
@@ -232,3 +233,34 @@ def test_a_batch_that_could_pass_the_cap_is_never_handed_in(ask_rows: Ask) -> No
     with Loopback() as server, pytest.raises(BudgetReached):
         ask_rows(server.url, count=20, batch=True, cap=Cap(20 * ROW_USD / 10))
     assert (server.batches.files, server.batches.made) == ({}, [])
+
+
+def test_a_run_that_is_told_to_end_asks_nobody_any_more_and_the_next_one_asks_the_rest(ask_rows: Ask, tmp_path: Path) -> None:
+    asked, told = threading.Event(), threading.Event()
+
+    def behave(request: dict[str, Any], number: int) -> Say:
+        if number >= 5 and not told.is_set():
+            asked.set()
+            told.wait(60)
+        return right_answer(request)
+
+    def run(url: str, pool: ThreadPoolExecutor, asking: list[Any]) -> None:
+        with interruptible():
+            asking.append(pool.submit(ask_rows, url, 40, timeout_s=90.0, deadline_s=90.0))
+            assert asked.wait(60)
+            raise KeyboardInterrupt
+
+    asking: list[Any] = []
+    with Loopback(behave) as server, ThreadPoolExecutor() as pool:
+        with pytest.raises(KeyboardInterrupt):
+            run(server.url, pool, asking)
+        told.set()
+        with pytest.raises(Stopped, match="run it again"):
+            asking[0].result()
+        assert len(server.requests) <= 4 + 4
+        with pytest.raises(Stopped):  # what had not begun does not begin
+            ask_rows(server.url, 40)
+        with interruptible():
+            answers = ask_rows(server.url, 40)
+    assert all(answer.label for answer in answers)
+    assert len(server.requests) == 40

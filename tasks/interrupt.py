@@ -1,0 +1,58 @@
+"""A run that is to end before it is done (Ctrl-C, SIGTERM, cancelled in Prefect's UI) asks nobody any more.
+
+Python raises such an end in the main thread alone: others would ask on for minutes, of a local LLM that has been stopped, and make
+a product of rows without a reply. (Children of the run are ended by `tasks/child.py`.)
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Event, Lock
+
+from tasks.errors import Stopped
+
+INTERRUPTED = "the run was interrupted: run it again to go on where it was"
+_lock = Lock()
+_acts: dict[object, Callable[[], object]] = {}
+_told = Event()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A run: an end that is no error in it is told to everything that asked with `when_interrupted`."""
+    _told.clear()
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException:
+        with _lock:
+            _told.set()
+            for act in _acts.values():
+                act()
+        raise
+
+
+@contextmanager
+def when_interrupted(act: Callable[[], object]) -> Iterator[None]:
+    """Work that `act` stops, called from another thread.
+
+    Raises:
+        Stopped: the run is to end, whatever else the work raised because of it.
+    """
+    key = object()
+    with _lock:
+        _acts[key] = act
+    try:
+        _refuse()
+        yield
+    except Exception:
+        _refuse()
+        raise
+    finally:
+        with _lock:
+            del _acts[key]
+
+
+def _refuse() -> None:
+    if _told.is_set():
+        raise Stopped(INTERRUPTED) from None
