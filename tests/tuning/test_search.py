@@ -156,5 +156,5 @@ def test_search_seeds_and_learning_curve_share_their_trainings(
     trainings = list((home / "products/train").iterdir())
     assert len(trainings) == 2 + 1 + 3
     again = develop(tuned, dataset, tokens, base, workspace)
-    assert (again.fingerprint, again.sweep, again.repeats, again.curve) == (made.fingerprint, made.sweep, made.repeats, made.curve)
+    assert again.model_dump() == made.model_dump()
     assert list((home / "products/train").iterdir()) == trainings
