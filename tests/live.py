@@ -18,7 +18,7 @@ from tests.tiny_model import examples, make_base
 BIN = Path(sys.executable).parent
 OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason"}
 TIMED = {"latency_ms", "latency_p50_ms", "cost_usd_per_1000", "usd_per_1000", "extra_usd_per_1000", "usd_per_point"}
-TIMED |= {"money", "pareto", "break_even", "route"}
+TIMED |= {"money", "pareto", "break_even", "route", "seconds", "peak_memory_bytes", "publish_bytes"}
 
 
 def environment(**names: str) -> dict[str, str]:
