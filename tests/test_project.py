@@ -49,6 +49,11 @@ def test_every_file_that_the_docs_name_is_there(root: Path) -> None:
         assert [path for path in paths if not (root / path).exists()] == [], page.name
 
 
+def test_no_page_holds_a_placeholder(root: Path) -> None:
+    for page in pages(root):
+        assert re.findall(r"^(?:@@\w+@@|[A-Z]+_[A-Z_]+|TODO.*)$", page.read_text(), re.MULTILINE) == [], page.name
+
+
 def test_every_test_that_the_docs_name_is_there(root: Path) -> None:
     for page in pages(root):
         for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", page.read_text()):
