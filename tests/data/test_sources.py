@@ -95,7 +95,7 @@ from tasks.data import load, tokenize
 from tasks.data.sources import find_source
 from tasks.settings import Settings
 find_source(Dataset(source="rows.csv"), Settings(roots=[Path({str(tmp_path)!r})]))
-heavy = "datasets", "torch", "transformers", "pyarrow", "pandas", "scipy", "huggingface_hub"
+heavy = "datasets", "torch", "transformers", "pyarrow", "pandas", "numpy", "scipy", "huggingface_hub"
 print([name for name in heavy if name in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "[]\n"
