@@ -58,6 +58,21 @@ def test_a_fault_of_the_hub_is_told_and_nothing_is_spent(
     assert len(world.openai.requests) == before
 
 
+def test_a_store_that_refuses_the_key_ends_the_run_before_anything_is_trained_or_asked(
+    world: World, root: Path, tmp_path: Path
+) -> None:
+    before = len(world.openai.requests)
+    wrong = {"AWS_SECRET_ACCESS_KEY": "wrong-canary", "BAKEOFF_HOME": str(tmp_path / "home")}
+    done = world.bakeoff("run", root / "configs" / "imdb.yaml", "--output", "json", **wrong)
+
+    assert done.returncode == 1, done.stderr[-4000:]
+    assert "check AWS_ACCESS_KEY_ID" in done.stderr.split("\nbakeoff: ")[1]
+    assert "Traceback" not in done.stderr
+    assert "wrong-canary" not in done.stderr
+    assert len(world.openai.requests) == before
+    assert {path.name for path in (tmp_path / "home" / "workspace" / "products").iterdir()} == {"load"}
+
+
 def test_a_stage_that_fails_is_told_and_not_what_waited_for_it(world: World, root: Path) -> None:
     done = world.bakeoff("run", root / "configs" / "imdb.yaml", "tuned.0.max_tokens=1024", "--output", "json")
 
