@@ -30,7 +30,7 @@ test: setup ## Check style, types and the direction of imports, then run every t
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m tests.halves
 
-campaigns: setup ## Long tests that record figures (25 minutes): kills, secrets, refusals, load
+campaigns: setup ## Long tests that record figures: kills, races, secrets, refusals, load
 	@$(BIN)/python -m benchmarks.campaigns
 
 lint: setup ## Style, types and imports alone
