@@ -22,6 +22,7 @@ import click
 import httpx
 import yaml
 
+from services.keeper import wait_until_stopped
 from services.places import LivePlaces
 from tasks.bases import resolve_base
 from tasks.config import Trivial, Tuned
@@ -50,6 +51,7 @@ def main(seconds: float, moves: int, clients: int, base: str, output: str) -> No
     """Exit status 1 when a request failed."""
     with TemporaryDirectory() as name:
         told = measure(Path(name), seconds, moves, clients, base)
+        wait_until_stopped(Path(name) / "home" / "s3", 30)  # it writes into the folder to be deleted
     if output == "json":
         click.echo(json.dumps(told, indent=2))
     else:

@@ -145,6 +145,14 @@ def spawn(folder: Path, command: Sequence[str], env: dict[str, str], cwd: Path) 
                 process.wait()
 
 
+def wait_until_stopped(folder: Path, seconds: float) -> bool:
+    """Whether the server of this folder has ended, given so many seconds: its folder can then be deleted."""
+    deadline = time.monotonic() + seconds
+    while not (stopped := _free(folder / "keeper.lock")) and time.monotonic() < deadline:
+        time.sleep(PAUSE_S / 3)
+    return stopped
+
+
 def environment() -> dict[str, str]:
     """What a background process is given of this one's environment: no keys, no tokens, no proxies."""
     names = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
