@@ -4,9 +4,19 @@ import logging
 import os
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 logger = logging.getLogger(__name__)
+BF16_PAYS = 1.2
+"""bfloat16 is taken where its matrix products run at least so many times as fast as float32's: it costs digits."""
+MEASURED = 512
+"""Rows and columns of the matrices that are multiplied to find out: some milliseconds."""
+TRIES = 7
+"""The fastest of so many counts: whatever else runs on the machine only slows them down."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +30,15 @@ class Device:
     reason: str
 
 
+@cache
 def pick_device() -> Device:
     """CUDA where there is one, else Apple's Metal, else the CPU; bfloat16 where the hardware multiplies it faster.
 
-    `BAKEOFF_DEVICE` (operator's, not the config's) forces a name.
+    `BAKEOFF_DEVICE` (operator's, not the config's) forces a name, and `BAKEOFF_DTYPE` a dtype.
     """
     import torch
 
-    forced = os.environ.get("BAKEOFF_DEVICE", "")
-    device = _pick(torch, forced)
+    device = _pick(torch, os.environ.get("BAKEOFF_DEVICE", ""), os.environ.get("BAKEOFF_DTYPE", ""))
     logger.info("device %s, %s: %s", device.name, device.dtype, device.reason)
     return device
 
@@ -45,22 +55,47 @@ def accelerators() -> int:
     return sum(line.startswith("GPU ") for line in told.splitlines())
 
 
-def _pick(torch, forced: str) -> Device:  # type: ignore[no-untyped-def]
-    why = "BAKEOFF_DEVICE says so" if forced else ""
-    if forced == "cuda" or (not forced and torch.cuda.is_available()):
-        name = torch.cuda.get_device_name()
-        if torch.cuda.is_bf16_supported():
-            return Device("cuda", "bfloat16", why or f"{name} is there and multiplies bfloat16")
-        return Device("cuda", "float32", why or f"{name} is there, without bfloat16")
-    if forced == "mps" or (not forced and torch.backends.mps.is_available()):
-        return Device("mps", "float32", why or "Apple's Metal is there; float32 since not every kernel has bfloat16")
-    if torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and _has_bf16_products():
-        return Device("cpu", "bfloat16", why or "no accelerator; the processor multiplies bfloat16")
-    return Device("cpu", "float32", why or "no accelerator; the processor does not multiply bfloat16")
+def _pick(torch: Any, forced: str, dtype: str = "") -> Device:
+    name = forced or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    there = {"cuda": "CUDA is there", "mps": "Apple's Metal is there", "cpu": "no accelerator"}
+    why = "BAKEOFF_DEVICE says so" if forced else there.get(name, name)
+    if dtype:
+        return Device(name, dtype, f"{why}; BAKEOFF_DTYPE says {dtype}")
+    if not _has_bf16(torch, name):
+        return Device(name, "float32", f"{why}; without bfloat16")
+    if name == "cuda":
+        return Device(name, "bfloat16", f"{why}: {torch.cuda.get_device_name()}, with bfloat16")
+    ratio = products_per_second(torch, "bfloat16", name) / products_per_second(torch, "float32", name)
+    why += f"; bfloat16 runs at {ratio:.1f} times float32's speed"
+    return Device(name, "bfloat16" if ratio >= BF16_PAYS else "float32", why)
 
 
-def _has_bf16_products() -> bool:
-    """Whether the processor has bfloat16 matrix instructions (elsewhere bfloat16 is emulated, and slower than float32)."""
-    import torch
+def _has_bf16(torch: Any, name: str) -> bool:
+    """Whether a device multiplies bfloat16 itself (where it is emulated, it is slower than float32)."""
+    if name == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if name == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported() and native)
 
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+def products_per_second(torch: Any, dtype: str, name: str = "cpu", size: int = MEASURED, tries: int = TRIES) -> float:
+    """Operations a second (a multiplication and an addition are two) of one thread's, or an accelerator's, matrix products.
+
+    On the CPU its own time counts, not the clock's, so that a busy machine measures the same.
+    """
+    matrix = torch.ones(size, size, dtype=getattr(torch, dtype), device=name)
+    threads = torch.get_num_threads()
+    if name == "cpu":
+        torch.set_num_threads(1)
+    try:
+        clock: Callable[[], float] = time.thread_time if name == "cpu" else time.perf_counter
+        seconds = []
+        for _ in range(tries + 1):  # the first one warms up
+            started = clock()
+            (matrix @ matrix)[0, 0].item()  # waits for an accelerator
+            seconds.append(clock() - started)
+        return float(2 * size**3 / max(min(seconds[1:]), 1e-9))
+    finally:
+        torch.set_num_threads(threads)

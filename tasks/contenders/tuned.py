@@ -53,6 +53,7 @@ class TunedPredictor:
     def __init__(self, folder: Path, manifest: ContenderManifest, settings: Settings) -> None:
         from tasks.data.tokenize import load_tokenizer
         from tasks.device import pick_device
+        from tasks.tuning.faster import speed_up
         from tasks.tuning.methods import restore
         from tasks.tuning.quiet import quiet_libraries
 
@@ -64,7 +65,7 @@ class TunedPredictor:
         self.device = pick_device().name
         ground = base_path(folder, self.spec, settings)
         model = restore(folder, self.spec.method, ground, self.labels, self.spec.vocabulary, self.tokenizer.pad_token_id)
-        self.model = model.to(self.device)
+        self.model = speed_up(model.to(self.device))
 
     def predict(self, examples: Sequence[Example]) -> list[Answer]:
         """One answer an example, in order, with logits and the label's probability."""

@@ -66,6 +66,7 @@ STAGE = Stage(
         "tasks.prompting.journal",
         "tasks.prompting.parsing",
         "tasks.tuning.batches",
+        "tasks.tuning.faster",
         "tasks.tuning.methods",
     ),
 )

@@ -62,11 +62,14 @@ def part_of(train: Any, share: float) -> Any:
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
-    """Token ids of several rows as `input_ids` and `attention_mask`, int64 tensors [rows, longest], padded on the right."""
+    """Token ids of several rows as `input_ids` and `attention_mask`, int64 tensors [rows, longest], padded on the right.
+
+    What was kept of an encoder instead of ids (`tasks/tuning/kept.py`), numbers of one length, becomes float32 [rows, width].
+    """
     import torch
 
     longest = max(map(len, ids))
-    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.long)
+    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.float32 if isinstance(ids[0][0], float) else torch.long)
     mask = torch.zeros((len(ids), longest), dtype=torch.long)
     for index, row in enumerate(ids):
         tokens[index, : len(row)] = torch.as_tensor(row)

@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.bases import ResolvedBase
 from tasks.child import serve_child
-from tasks.config import LORA_SWITCHES, Tuned
+from tasks.config import LORA_SWITCHES, Method, Tuned
 from tasks.device import Device, pick_device
 from tasks.errors import MemoryRanOut, TrainingError
 from tasks.progress import progress
@@ -84,10 +85,11 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     from tasks.data.tokenize import load_tokenizer
     from tasks.tuning import together
     from tasks.tuning.calibration import calibrate
+    from tasks.tuning.kept import put_back
     from tasks.tuning.quiet import quiet_libraries
 
     quiet_libraries()
-    device = pick_device()
+    device = _as_before(job, pick_device())
     together.take_device(device.name)
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
@@ -96,6 +98,7 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
         facts = _facts(job, device, trainer, [], time.perf_counter() - started)
         return Outcome(training=facts, vocabulary=len(tokenizer), pruned=True).model_dump(mode="json")
     logits = trainer.use_best()
+    put_back(trainer.model)
     if together.is_first():
         _store(job, trainer)
     after = _labels_of(job, trainer.model, tokenizer)
@@ -104,6 +107,21 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     if job.tuned.calibrate:
         facts = facts.model_copy(update={"calibration": calibrate(logits.numpy(), numpy.array(trainer.eval_dataset["label"][:]))})
     return Outcome(training=facts, samples=samples, vocabulary=len(tokenizer)).model_dump(mode="json")
+
+
+def _as_before(job: Job, device: Device) -> Device:
+    """The device as a killed run of this job had it: whether bfloat16 pays is measured, and must not change within a training."""
+    from tasks.tuning import together
+
+    place = job.checkpoints.parent / "device.json"
+    if place.exists():
+        before = Device(**json.loads(place.read_text(encoding="utf-8")))
+        if before.name == device.name:
+            return before
+    if together.is_first():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_durably(place, json.dumps(asdict(device)))
+    return device
 
 
 def _within_memory(
@@ -158,7 +176,10 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     from datasets import Dataset
     from transformers import set_seed
 
+    from tasks.tuning import together
     from tasks.tuning.batches import part_of
+    from tasks.tuning.faster import compile_where_it_pays, speed_up
+    from tasks.tuning.kept import can_be_kept
     from tasks.tuning.methods import choose_weights, load_base
     from tasks.tuning.trainer import LabelTrainer, Watch, arguments
 
@@ -167,18 +188,35 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     quantized_on = device.name if tuned.quantized else ""
     model = load_base(job.base.path, job.labels, len(tokenizer), tokenizer.pad_token_id, tuned.attention_dropout, quantized_on)
     model = choose_weights(model, tuned, job.base)
-    model = model if quantized_on else model.to(device.name)
+    model = speed_up(model if quantized_on else model.to(device.name))
     before = _labels_of(job, model, tokenizer)
     train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
     train = part_of(train, job.share)
+    if tuned.method is Method.HEAD and together.size() == 1 and can_be_kept(model, tokenizer.pad_token_id):
+        train, dev = _kept(job, device, model, tokenizer.pad_token_id, train, dev)
     given = arguments(tuned, device, micro_batch, len(train), job.checkpoints, job.report_to)
+    own = device
+    device = together.of_first(lambda: own)  # whether bfloat16 pays is measured, and must be the same for all
     trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
     trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
+    compile_where_it_pays(model, steps)
     with progress(f"train {tuned.name}", steps) as bar:
         trainer.add_callback(Watch(trainer, bar, job.save_every_s))
         trainer.resume()
     return trainer, before
+
+
+def _kept(job: Job, device: Device, model: Any, pad_id: int, train: Any, dev: Any) -> tuple[Any, Any]:
+    """What the encoder says of train and dev, which then stands in its place: only the head is left to compute."""
+    from tasks.tuning.kept import keep, stand_in
+
+    folder = job.checkpoints.parent / "kept"
+    with progress(f"encode {job.tuned.name}", len(train) + len(dev)) as bar:
+        train = keep(model, train, folder, "train", pad_id, device.dtype, bar.advance)
+        dev = keep(model, dev, folder, "dev", pad_id, device.dtype, bar.advance)
+    stand_in(model)
+    return train, dev
 
 
 def _store(job: Job, trainer: Any) -> None:

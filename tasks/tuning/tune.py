@@ -26,7 +26,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    3,
+    4,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
@@ -34,6 +34,8 @@ TRAIN = Stage(
         "tasks.tuning.methods",
         "tasks.tuning.objectives",
         "tasks.tuning.batches",
+        "tasks.tuning.faster",
+        "tasks.tuning.kept",
         "tasks.tuning.checkpoints",
         "tasks.tuning.language.causal",
         "tasks.tuning.language.complete",

@@ -1,0 +1,144 @@
+"""The same model with less work: the last layer for the first token alone, and cheaper dropout on the CPU.
+
+Only processes that train or predict import this module: it loads torch.
+"""
+
+import logging
+from types import MethodType
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+logger = logging.getLogger(__name__)
+FIRST_TOKEN_TOLERANCE = 1e-4
+"""How far the logits of the probe may move: float32 rounding of another order of additions."""
+PROBE_LENGTHS = (9, 5)
+"""Tokens of the probe's rows: one is padded."""
+STEPS_WORTH_COMPILING = 2_000
+"""Below so many steps, compiling on CUDA (a minute or so) costs more than it gives."""
+
+
+def speed_up(model: Any) -> Any:
+    """The same model, in place: its last layer computes only what the head reads, where the head reads the first token and the
+    architecture is known; on the CPU its dropout draws cheaper bits."""
+    read_first_token_alone(getattr(model, "get_base_model", lambda: model)())
+    if model.device.type == "cpu":
+        for module in model.modules():
+            if type(module) is torch.nn.Dropout:
+                module.__class__ = CheapDropout
+    return model
+
+
+def read_first_token_alone(model: Any) -> bool:
+    """Let the last layer compute the first token alone; whether that was possible.
+
+    A probe decides: where its logits change, the layer stays as it was.
+    """
+    layer = _last_layer(model)
+    own = _own_forward(layer)
+    if own is None or getattr(model.config, "_attn_implementation", "") not in ("sdpa", "eager"):
+        return False
+    before = _probe(model)
+    layer.forward = MethodType(own, layer)
+    try:
+        after = _probe(model)
+        same = before.shape == after.shape and bool((before - after).abs().max() <= FIRST_TOKEN_TOLERANCE)
+    except (RuntimeError, IndexError, TypeError, AttributeError):
+        same = False  # a head that wants all tokens
+    if not same:
+        del layer.forward
+        logger.info("the head of %s reads more than the first token: the last layer computes all", type(model).__name__)
+    return same
+
+
+def compile_where_it_pays(model: Any, steps: int) -> bool:
+    """Compile a model on CUDA for a long training; whether it was. What the compiler cannot do runs uncompiled, and is logged."""
+    from torch.utils._triton import has_triton
+
+    if model.device.type != "cuda" or steps < STEPS_WORTH_COMPILING or not has_triton():
+        return False
+    torch._dynamo.config.suppress_errors = True
+    model.compile(dynamic=True)
+    logger.info("compiled for %d steps; what the compiler cannot do runs as it is", steps)
+    return True
+
+
+class CheapDropout(torch.nn.Dropout):
+    """Dropout whose mask costs 16 random bits an element, not a random number of 32 drawn and scaled singly.
+
+    Its probability is rounded to 1/65,536. The bits come from torch's generator, so checkpoints keep and restore them.
+    """
+
+    def forward(self, input: Any) -> Any:
+        """As `torch.nn.Dropout`."""
+        threshold = round(self.p * 65_536)
+        if not self.training or threshold == 0:
+            return input
+        return _Drop.apply(input, threshold)
+
+
+class _Drop(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Any, threshold: int) -> Any:
+        count = values.numel()
+        bits = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device).random_(-(2**63), None)
+        ctx.keep = bits.view(torch.int16)[:count].view(values.shape) >= threshold - 32_768
+        ctx.scale = 65_536 / (65_536 - threshold) if threshold < 65_536 else 0.0
+        return torch.where(ctx.keep, values, 0.0).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return torch.where(ctx.keep, gradient, 0.0).mul_(ctx.scale), None
+
+
+def _last_layer(model: Any) -> Any:
+    """The last of the encoder's layers, where they stand in a list called `layer`; else None."""
+    encoder = getattr(model, model.base_model_prefix, None)
+    lists = [module for name, module in encoder.named_modules() if name.split(".")[-1] == "layer"] if encoder is not None else []
+    return lists[0][-1] if len(lists) == 1 and isinstance(lists[0], torch.nn.ModuleList) and len(lists[0]) else None
+
+
+def _own_forward(layer: Any) -> Any:
+    """How a layer of a known family computes its first token alone; None for another."""
+    attention = getattr(layer, "attention", None)
+    if hasattr(getattr(attention, "self", None), "query") and hasattr(layer, "feed_forward_chunk"):
+        return None if getattr(layer, "is_decoder", False) else _bert_layer
+    return _distilbert_layer if hasattr(attention, "q_lin") and hasattr(layer, "sa_layer_norm") else None
+
+
+def _bert_layer(layer: Any, hidden: Any, attention_mask: Any = None, *_: Any, **__: Any) -> Any:
+    """A layer as BERT, RoBERTa and ELECTRA have it, for the first token: [rows, 1, width]."""
+    own, first = layer.attention.self, hidden[:, :1]
+    found = _attend(own, own.query(first), own.key(hidden), own.value(hidden), attention_mask)
+    return layer.feed_forward_chunk(layer.attention.output(found, first))
+
+
+def _distilbert_layer(layer: Any, hidden: Any, attention_mask: Any = None, *_: Any, **__: Any) -> Any:
+    own, first = layer.attention, hidden[:, :1]
+    found = own.out_lin(_attend(own, own.q_lin(first), own.k_lin(hidden), own.v_lin(hidden), attention_mask))
+    attended = layer.sa_layer_norm(found + first)
+    return layer.output_layer_norm(layer.ffn(attended) + attended)
+
+
+def _attend(own: Any, query: Any, key: Any, value: Any, mask: Any) -> Any:
+    query, key, value = (tensor.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for tensor in (query, key, value))
+    mask = None if mask is None else mask[:, :, :1]
+    dropout = own.dropout.p if own.training else 0.0
+    return scaled_dot_product_attention(query, key, value, mask, dropout, scale=own.scaling).transpose(1, 2).flatten(2)
+
+
+def _probe(model: Any) -> Any:
+    """Logits of two made-up rows in float32; draws no random numbers."""
+    pad_id, vocabulary = model.config.pad_token_id or 0, model.get_input_embeddings().num_embeddings
+    known = [token for token in range(min(vocabulary, 2 * max(PROBE_LENGTHS))) if token != pad_id]
+    tokens = torch.full((len(PROBE_LENGTHS), max(PROBE_LENGTHS)), pad_id)
+    for row, length in enumerate(PROBE_LENGTHS):
+        tokens[row, :length] = torch.tensor([known[(row + place) % len(known)] for place in range(length)])
+    mask = torch.arange(tokens.shape[1]) < torch.tensor(PROBE_LENGTHS)[:, None]
+    was = model.training
+    model.eval()
+    with torch.inference_mode():
+        logits = model(input_ids=tokens.to(model.device), attention_mask=mask.long().to(model.device)).logits
+    model.train(was)
+    return logits.float().cpu()

@@ -1,0 +1,114 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.bases import ResolvedBase, resolve_base
+from tasks.config import Method, Tuned
+from tasks.settings import load_settings
+from tasks.tuning import faster
+from tasks.tuning.batches import logits_of, pad
+from tasks.tuning.faster import CheapDropout, compile_where_it_pays, read_first_token_alone, speed_up
+from tasks.tuning.methods import choose_weights, load_base
+from tests.tiny_model import LABELS, make_base
+
+ROWS = [[2, 7, 9, 11, 3], [2, 8, 3], [2, 5, 6, 7, 8, 9, 10, 12, 3]]
+
+
+def make_models(base: ResolvedBase, method: Method = Method.LORA, vocabulary: int = 0) -> tuple[Any, Any]:
+    """The same model plain and sped up, without dropout, so that their gradients can be compared."""
+    made = []
+    for fast in (False, True):
+        torch.manual_seed(0)
+        model = load_base(base.path, LABELS, vocabulary, 0, attention_dropout=0.0)
+        model = choose_weights(model, Tuned(name="tiny", method=method, rank=2), base)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:  # zero at first, and so would be the gradients of A
+                torch.nn.init.normal_(weight, std=0.1)
+        made.append(speed_up(model) if fast else model)
+    return made[0], made[1]
+
+
+def gradients(model: Any, rows: list[list[int]]) -> dict[str, torch.Tensor]:
+    model.train()
+    torch.nn.functional.cross_entropy(model(**pad(rows, 0)).logits, torch.tensor([0, 1, 1][: len(rows)])).backward()
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_the_last_layer_for_the_first_token_alone_gives_the_same_logits_and_gradients(kind: str, tmp_path: Path) -> None:
+    plain, fast = make_models(make_base(tmp_path, kind))
+    assert "forward" in vars(faster._last_layer(fast.get_base_model()))
+    said = [logits_of(model, lambda rows: [ROWS[row] for row in rows], [*map(len, ROWS)], 0) for model in (plain, fast)]
+    torch.testing.assert_close(said[0], said[1])
+    expected, found = gradients(plain, ROWS), gradients(fast, ROWS)
+    assert set(found) == set(expected)
+    assert all(float(gradient.abs().sum()) > 0 for name, gradient in expected.items() if "lora" in name)
+    torch.testing.assert_close(found, expected)
+
+
+def test_full_tuning_of_a_sped_up_model_has_the_same_gradients(tmp_path: Path) -> None:
+    plain, fast = make_models(make_base(tmp_path, "bert"), Method.FULL)
+    expected, found = gradients(plain, ROWS), gradients(fast, ROWS)
+    assert set(found) == set(expected)
+    torch.testing.assert_close(found, expected)
+
+
+def test_the_packaged_base_is_sped_up_and_answers_the_same() -> None:
+    base = resolve_base("sentence-transformers/all-MiniLM-L6-v2", "", load_settings())
+    plain, fast = make_models(base)
+    assert "forward" in vars(faster._last_layer(fast.get_base_model()))
+    rows = [[101, *range(2000, 2000 + length), 102] for length in (40, 9)]
+    torch.testing.assert_close(plain.eval()(**pad(rows, 0)).logits, fast.eval()(**pad(rows, 0)).logits, rtol=0, atol=1e-5)
+    torch.testing.assert_close(gradients(fast, rows), gradients(plain, rows), rtol=1e-3, atol=1e-5)
+
+
+def test_an_architecture_that_is_not_known_stays_as_it_was(tmp_path: Path) -> None:
+    base = make_base(tmp_path, "gpt2")
+    assert not read_first_token_alone(load_base(base.path, LABELS, 0, 0))
+
+
+def test_a_head_that_reads_every_token_keeps_the_whole_last_layer(base: ResolvedBase) -> None:
+    model = load_base(base.path, LABELS, 0, 0).eval()
+    whole = model.distilbert.forward
+
+    def mean_first(*given: Any, **more: Any) -> Any:
+        said = whole(*given, **more)
+        said.last_hidden_state = said.last_hidden_state.mean(1, keepdim=True)
+        return said
+
+    model.distilbert.forward = mean_first
+    assert not read_first_token_alone(model)
+    assert "forward" not in vars(faster._last_layer(model))
+
+
+def test_cheap_dropout_drops_its_share_scales_the_rest_and_passes_the_gradient_of_what_is_left() -> None:
+    torch.manual_seed(0)
+    values = torch.ones(1000, 101, requires_grad=True)
+    dropped = CheapDropout(0.1)(values)
+    dropped.sum().backward()
+    assert torch.equal(values.grad, dropped.detach())  # type: ignore[arg-type]
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.9], rel=1e-4)
+    for part in dropped.detach().flatten()[: 4 * (dropped.numel() // 4)].view(-1, 4).T:  # four masks come from one number
+        assert float((part == 0).float().mean()) == pytest.approx(0.1, abs=0.01)
+    assert CheapDropout(0.1).eval()(values) is values
+    assert float(CheapDropout(1.0)(values).detach().sum()) == 0
+
+
+def test_cheap_dropout_follows_torchs_generator() -> None:
+    values, drop = torch.ones(64, 3), CheapDropout(0.5)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first = drop(values)
+    assert not torch.equal(drop(values), first)
+    torch.set_rng_state(state)
+    assert torch.equal(drop(values), first)
+
+
+def test_nothing_is_compiled_off_cuda(base: ResolvedBase) -> None:
+    model = load_base(base.path, LABELS, 0, 0)
+    assert not compile_where_it_pays(model, 10**6)
