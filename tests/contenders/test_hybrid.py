@@ -16,13 +16,13 @@ from tasks.data.predictions import read_predictions, write_table
 from tasks.errors import BadConfig, IntegrityError
 from tasks.evaluation.predictions import predict
 from tasks.evaluation.scores import score
-from tasks.manifest import FILE, read_manifest
+from tasks.manifest import FILE, read_manifest, write_manifest
 from tasks.predicting.files import find_files
 from tasks.predicting.predict import Seat, predict_file
 from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap
 from tasks.prompting.techniques.registry import build_prompt
-from tasks.records import ContenderRecord, DatasetRecord, Failure, Prediction, PredictionsRecord
+from tasks.records import ContenderRecord, DatasetRecord, Example, Failure, Prediction, PredictionsRecord
 from tasks.registry.verify import example_request, messages_sha256
 from tasks.settings import Settings
 from tasks.workspace import Workspace
@@ -79,11 +79,28 @@ def routed(parts: Any, dataset: DatasetRecord, places: NamedPlaces, workspace: W
     return build_hybrid(ROUTED, *parts, dataset, places.settings, workspace)
 
 
+def sure_of_half(routed: ContenderRecord, rows: list[Example], settings: Settings, folder: Path) -> ContenderRecord:
+    """A routing hybrid whose tuned part is sure enough of half the rows, however it was trained."""
+    shutil.copytree(routed.folder, folder)
+    sure = sorted(confidence(answer) for answer in load_contender(folder / "tuned", settings=settings).predict(rows))
+    middle = sure[len(sure) // 2]
+    assert sure[0] < middle, "it is as sure of one row as of another"
+    manifest = read_manifest(folder)
+    write_manifest(folder, manifest.model_copy(update={"spec": {**manifest.spec, "threshold": middle}}))
+    return routed.model_copy(update={"folder": folder})
+
+
 def test_a_hybrid_predicts_a_file(routed: ContenderRecord, places: NamedPlaces, tmp_path: Path) -> None:
     rows = examples("hybrid", 30)
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row.inputs) + "\n" for row in rows))
     context = AskContext(places.endpoint("there"), Cap(1), tmp_path / "journal.sqlite")
-    seat = Seat(routed, lambda _: context, places.settings, Workspace(tmp_path / "workspace"), 20)
+    seat = Seat(
+        sure_of_half(routed, rows, places.settings, tmp_path / "half"),
+        lambda _: context,
+        places.settings,
+        Workspace(tmp_path / "workspace"),
+        20,
+    )
     here = places.settings.model_copy(update={"roots": [tmp_path]})
     (file,) = find_files("rows.jsonl", str(tmp_path / "out.jsonl"), True, here, seat.manifest.inputs)
     done = predict_file(seat, file, 1000)
