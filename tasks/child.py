@@ -227,7 +227,7 @@ class _Forward(logging.Handler):
         self.send = send
 
     def emit(self, record: logging.LogRecord) -> None:
-        if hasattr(record, "forwarded"):  # the library passes its records on to the root logger too (transformers does where CI is set)
+        if hasattr(record, "forwarded"):  # passed on to the root logger as well: transformers does where CI is set
             return
         record.forwarded = True
         self.send({"log": [record.name, record.levelno, self.format(record)]})
