@@ -103,7 +103,7 @@ def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Eval
     for hybrid in config.hybrids:
         both = {"device", *made[hybrid.prompt][0]}
         parts = [future for part in (hybrid.tuned, hybrid.prompt) for future in (made[part][1], evaluations[part])]
-        made[hybrid.name] = both, lanes.submit(both, pair, hybrid, *parts, dataset, bench.settings, space)
+        made[hybrid.name] = both, lanes.submit(both, pair, hybrid, *parts, dataset, bench.places, bench.cap, space)
         evaluations[hybrid.name] = lanes.submit(both, evaluate, made[hybrid.name][1], *rows)
     lanes.finish()
     return [(each.result(), evaluations[name].result()) for name, (_, each) in made.items()]

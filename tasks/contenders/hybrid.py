@@ -10,7 +10,7 @@ row: there is no silent way back.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,14 +22,16 @@ from tasks.data.predictions import read_predictions
 from tasks.errors import BadConfig, IntegrityError
 from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
 from tasks.records import Answer, Arm, ContenderRecord, DatasetRecord, Example, Finding, Model, Prediction, PredictionsRecord
-from tasks.settings import Settings
+from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace, link
 
 if TYPE_CHECKING:
     from tasks.prompting.ask import AskContext, Question
+    from tasks.prompting.budget import Cap
+    from tasks.prompting.messages import PromptSpec
 
 logger = logging.getLogger(__name__)
-HYBRID = Stage("hybrid", 1, ("tasks.contenders.hybrid", "tasks.contenders.chart"))
+HYBRID = Stage("hybrid", 2, ("tasks.contenders.hybrid", "tasks.contenders.chart"))
 TUNED, PROMPT, CHART = "tuned", "prompt", "routing.svg"
 NEVER, ALWAYS = 0.0, 1.1
 """Thresholds that no confidence is below, and that every one is."""
@@ -59,6 +61,9 @@ class HybridSpec(Model):
     combination: Combination
     hint: str = ""
     """in_prompt: the template of what the prompted part is told; it sees `label` and `percent`."""
+    scale: float | None = None
+    bias: dict[str, float] = {}
+    """in_prompt, where the prompted part scores labels: its calibration with hints, fitted on dev; null keeps its own."""
     threshold: float = Field(NEVER, ge=0)
     """routing: the tuned part answers where it is at least this sure."""
     curve: list[Point] = []
@@ -79,30 +84,42 @@ def build_hybrid(
     prompt: ContenderRecord,
     of_prompt: PredictionsRecord,
     dataset: DatasetRecord,
-    settings: Settings,
+    places: Places,
+    cap: "Cap",
     workspace: Workspace,
 ) -> ContenderRecord:
-    """The hybrid's folder, its parts inside; routing's threshold comes from what the parts answered on dev, and asks nobody.
+    """The hybrid's folder, its parts inside. Routing's threshold comes from what the parts answered on dev, and asks nobody; a
+    prompt that scores labels is asked about dev with hints, and calibrated anew.
 
     Args:
         of_tuned, of_prompt: the parts' predictions; only dev rows are read.
-        settings: say what an hour of the machines costs, for the curve.
+        places: their settings say what an hour of the machines costs, for the curve.
+        cap: of what asking may cost.
 
     Raises:
         BadConfig: the prompt's own template does not show the hint.
         IntegrityError: the parts were not asked about the same dev rows.
+        BudgetReached, EndpointError: as asking raises them.
     """
-    routing = hybrid.combination is Combination.ROUTING
+    routing, settings = hybrid.combination is Combination.ROUTING, places.settings
     prices = [settings.hourly_price(each.machine) for each in (of_tuned, of_prompt)]
     inputs = [tuned.fingerprint, prompt.fingerprint, dataset.fingerprint]
-    inputs += [of_tuned.fingerprint, of_prompt.fingerprint] if routing else []
+    inputs += [of_tuned.fingerprint, of_prompt.fingerprint] if routing else [of_tuned.fingerprint]
     config = {"hybrid": hybrid, "usd_per_hour": prices if routing else []}
+
+    def asking(endpoint: str) -> "AskContext":
+        from tasks.prompting.ask import AskContext
+
+        return AskContext.of(endpoint, places, cap, workspace.root)
 
     def build(building: Building) -> ContenderRecord:
         for part, name in ((tuned, TUNED), (prompt, PROMPT)):
             for file in (*read_manifest(part.folder).files, FILE):
                 link(part.folder / file, building.folder / name / file)
-        spec = route(of_tuned, of_prompt, settings) if routing else _hinting(building.folder, hybrid)
+        if routing:
+            spec = route(of_tuned, of_prompt, settings)
+        else:
+            spec = _calibrated(building.folder, _hinting(building.folder, hybrid), of_tuned, dataset, asking, hybrid.name)
         if routing:
             from tasks.contenders.chart import draw_routing
 
@@ -156,11 +173,11 @@ class HybridPredictor:
 
     def predict(self, examples: Sequence[Example]) -> list[Answer]:
         """One answer an example, in order; the prompted part is asked within the cap."""
-        from tasks.prompting.ask import answer_questions, read_prompt
+        from tasks.prompting.ask import answer_questions
 
         first = self.tuned.predict(examples)
         asked = questions(self.folder, self.spec, examples, first)
-        second = answer_questions(read_prompt(self.folder / PROMPT), list(asked.values()), self.ask) if asked else []
+        second = answer_questions(prompt_part(self.folder, self.spec), list(asked.values()), self.ask) if asked else []
         return merge(first, dict(zip(asked, second, strict=True)))
 
 
@@ -185,6 +202,14 @@ def tuned_part(hybrid: ContenderRecord) -> ContenderRecord:
         kind=manifest.kind,
         occupies=manifest.occupies,
     )
+
+
+def prompt_part(folder: Path, spec: HybridSpec) -> "PromptSpec":
+    """The prompted part of a hybrid, calibrated for what it is told there."""
+    from tasks.prompting.ask import read_prompt
+
+    prompt = read_prompt(folder / PROMPT)
+    return prompt if spec.scale is None else prompt.model_copy(update={"scale": spec.scale, "bias": spec.bias})
 
 
 def questions(
@@ -321,6 +346,30 @@ def _hinting(folder: Path, hybrid: Hybrid) -> HybridSpec:
     if render(prompt, row, hint="a hint") == render(prompt, row):
         raise BadConfig(NO_HINT.format(hybrid=hybrid.name, template=hybrid.prompt))
     return spec
+
+
+def _calibrated(
+    folder: Path,
+    spec: HybridSpec,
+    of_tuned: PredictionsRecord,
+    dataset: DatasetRecord,
+    asking: "Callable[[str], AskContext]",
+    name: str,
+) -> HybridSpec:
+    """The spec with a calibration of its own where the prompted part scores labels: without hints it leans otherwise."""
+    from tasks.data.examples import read_examples
+    from tasks.prompting.ask import answer_questions
+    from tasks.prompting.techniques.scoring import fit_to
+
+    prompt = prompt_part(folder, spec)
+    if not prompt.scored:
+        return spec
+    first = {row.example: row for row in read_predictions(of_tuned, "dev")}
+    rows = [row for row in read_examples(dataset, "dev") if row.label is not None and row.example in first]
+    plain = prompt.model_copy(update={"scale": 1.0, "bias": {}})
+    asked = questions(folder, spec, rows, [first[row.example] for row in rows])
+    fitted = fit_to(plain, rows, answer_questions(plain, list(asked.values()), asking(prompt.endpoint)), name)
+    return spec.model_copy(update={"scale": fitted.scale, "bias": fitted.bias})
 
 
 def _finding(hybrid: Hybrid, spec: HybridSpec, dataset: DatasetRecord) -> Finding:

@@ -4,8 +4,9 @@ from tasks.config import Hybrid, Trivial
 from tasks.contenders.hybrid import CHART, Predicted, build_hybrid
 from tasks.contenders.trivial import build_trivial
 from tasks.orchestration import show_svg, stage
+from tasks.prompting.budget import Cap
 from tasks.records import ContenderRecord, DatasetRecord
-from tasks.settings import Settings
+from tasks.settings import Places
 from tasks.workspace import Workspace
 
 
@@ -23,12 +24,13 @@ def pair(
     prompt: ContenderRecord,
     of_prompt: Predicted,
     dataset: DatasetRecord,
-    settings: Settings,
+    places: Places,
+    cap: Cap,
     workspace: Workspace,
 ) -> ContenderRecord:
     """Pair a tuned contender with a prompted one once both were evaluated, or find the pair that was made from the same; what
     routing would cost and give is drawn on the run's page."""
-    made = build_hybrid(hybrid, tuned, of_tuned.predictions, prompt, of_prompt.predictions, dataset, settings, workspace)
+    made = build_hybrid(hybrid, tuned, of_tuned.predictions, prompt, of_prompt.predictions, dataset, places, cap, workspace)
     chart = made.folder / CHART
     if chart.exists():
         show_svg(f"routing {hybrid.name}", chart, "\n".join(finding.message for finding in made.findings))

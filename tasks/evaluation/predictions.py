@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.child import run_child
 from tasks.contenders.answers import read_answers
-from tasks.contenders.hybrid import PROMPT, TUNED, merge, questions, read_spec, tuned_part
+from tasks.contenders.hybrid import TUNED, merge, prompt_part, questions, read_spec, tuned_part
 from tasks.contenders.usable import fault_of
 from tasks.data.answers import same_text
 from tasks.data.examples import read_examples, split_path
@@ -191,16 +191,17 @@ def _combine(
     max_failed: float,
 ) -> Answered:
     """Ask a hybrid's prompted part about the rows that it is to answer, and put both parts' answers together."""
-    from tasks.prompting.ask import answer_questions, read_prompt
+    from tasks.prompting.ask import answer_questions
 
     first = read_predictions(of_tuned)
     every = [example for split in SCORED for example in examples[split]]
-    asked = questions(hybrid.folder, read_spec(read_manifest(hybrid.folder)), every, first)
+    spec = read_spec(read_manifest(hybrid.folder))
+    asked = questions(hybrid.folder, spec, every, first)
     machine, speed = of_tuned.machine, of_tuned.rows_per_second
     if not asked:
         return Answered(_by_split(merge(first, {}), examples), machine, speed, tuned=of_tuned.folder)
     context = _context(hybrid, places, cap, workspace, max_failed)
-    second = answer_questions(read_prompt(hybrid.folder / PROMPT), list(asked.values()), context)
+    second = answer_questions(prompt_part(hybrid.folder, spec), list(asked.values()), context)
     asked_speed = concurrent_speed([answer.latency_ms for answer in second], context.endpoint.concurrency)
     return Answered(
         answers=_by_split(merge(first, dict(zip(asked, second, strict=True))), examples),

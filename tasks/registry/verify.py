@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.child import run_child, serve_child
-from tasks.contenders.hybrid import PROMPT, TUNED, questions, read_spec, render_hint
+from tasks.contenders.hybrid import PROMPT, TUNED, prompt_part, questions, read_spec, render_hint
 from tasks.data.examples import read_example_file, split_path
 from tasks.data.predictions import FILE, read_table
 from tasks.errors import BudgetReached, IntegrityError
@@ -224,7 +224,8 @@ def _asked(request: Mapping[str, str]) -> "tuple[PromptSpec, dict[int, Question]
     folder, examples = Path(request["contender"]), list(read_example_file(Path(request["examples"])))
     if "first" in request:
         first = read_table(Path(request["first"]), "test")
-        return read_prompt(folder / PROMPT), questions(folder, read_spec(read_manifest(folder)), examples, first)
+        pair = read_spec(read_manifest(folder))
+        return prompt_part(folder, pair), questions(folder, pair, examples, first)
     spec = read_prompt(folder)
     return spec, dict(enumerate(questions_of(folder, spec, examples)))
 

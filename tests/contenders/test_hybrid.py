@@ -1,6 +1,7 @@
 """A tuned model and a prompt as one contender: who answers which row, on what evidence, and at what price."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.config import BakeoffConfig, Combination, Hybrid, Prompt, Task
+from tasks.config import BakeoffConfig, Combination, Hybrid, Prompt, Task, Technique
 from tasks.contenders.hybrid import ALWAYS, CHART, NEVER, Point, build_hybrid, check_hints, confidence, read_spec, routing_curve
 from tasks.contenders.loader import load_contender
 from tasks.data.examples import read_examples
@@ -76,7 +77,7 @@ def parts(
 
 @pytest.fixture(scope="module")
 def routed(parts: Any, dataset: DatasetRecord, places: NamedPlaces, workspace: Workspace) -> ContenderRecord:
-    return build_hybrid(ROUTED, *parts, dataset, places.settings, workspace)
+    return build_hybrid(ROUTED, *parts, dataset, places, Cap(1), workspace)
 
 
 def sure_of_half(routed: ContenderRecord, rows: list[Example], settings: Settings, folder: Path) -> ContenderRecord:
@@ -185,7 +186,7 @@ def test_test_rows_have_no_say_in_the_threshold(
 ) -> None:
     lora, of_tuned, asked, of_prompt = parts
     turned = lora, tampered(of_tuned, tmp_path / "a"), asked, tampered(of_prompt, tmp_path / "b")
-    elsewhere = build_hybrid(ROUTED, *turned, dataset, places.settings, Workspace(tmp_path / "w"))
+    elsewhere = build_hybrid(ROUTED, *turned, dataset, places, Cap(1), Workspace(tmp_path / "w"))
     assert (elsewhere.folder / FILE).read_bytes() == (routed.folder / FILE).read_bytes()
 
 
@@ -196,7 +197,7 @@ def test_parts_that_were_asked_about_other_rows_are_refused(
     write_table(tmp_path / "predictions.parquet", read_predictions(of_prompt)[1:])
     fewer = of_prompt.model_copy(update={"folder": tmp_path})
     with pytest.raises(IntegrityError, match="32 dev rows and asked 31"):
-        build_hybrid(ROUTED, lora, of_tuned, asked, fewer, dataset, places.settings, Workspace(tmp_path / "w"))
+        build_hybrid(ROUTED, lora, of_tuned, asked, fewer, dataset, places, Cap(1), Workspace(tmp_path / "w"))
 
 
 def test_evaluating_a_hybrid_repeats_neither_training_rows_nor_paid_calls(
@@ -264,7 +265,7 @@ def test_the_hybrids_manifest_vouches_for_its_parts(part: str, routed: Contender
 def test_in_prompt_shows_what_the_tuned_part_says_and_the_prompted_part_answers(
     parts: Any, dataset: DatasetRecord, places: NamedPlaces, workspace: Workspace, server: Loopback
 ) -> None:
-    told = build_hybrid(TOLD, *parts, dataset, places.settings, workspace)
+    told = build_hybrid(TOLD, *parts, dataset, places, Cap(1), workspace)
     sent = len(server.requests)
     record = predict(told, dataset, places, Cap(1), workspace)
     bodies = [request["messages"][-1]["content"] for request in server.requests[sent:]]
@@ -276,6 +277,37 @@ def test_in_prompt_shows_what_the_tuned_part_says_and_the_prompted_part_answers(
     assert [row.draft for row in rows] == [row.label for row in first]
     assert all(row.correct for row in rows)
     assert "<label> (<percent> % sure)" in example_request(told.folder)["messages"][-1]["content"]
+
+
+def leaning(request: dict[str, Any], number: int) -> Say:
+    """A model that knows every telling word, and leans to `positive` once somebody tells it anything."""
+    asked = request["messages"][-1]["content"]
+    good, told = any(word in asked for word in GOOD), "fine-tuned classifier" in asked
+    share = (0.9 if good else 0.7) if told else (0.7 if good else 0.3)
+    top = [{"token": name, "logprob": math.log(each)} for name, each in (("positive", share), ("negative", 1 - share))]
+    reply = completion("positive" if share > 0.5 else "negative")
+    reply["choices"][0]["logprobs"] = {
+        "content": [{**top[0], "bytes": None, "top_logprobs": [each | {"bytes": None} for each in top]}]
+    }
+    return Say(reply)
+
+
+def test_a_prompt_that_scores_labels_is_calibrated_for_what_it_is_told_in_a_hybrid(
+    lora: ContenderRecord, of_tuned: PredictionsRecord, dataset: DatasetRecord, settings: Settings, tmp_path: Path
+) -> None:
+    workspace, cap = Workspace(tmp_path), Cap(1)
+    shutil.copytree(of_tuned.folder, tmp_path / "products" / "predictions" / of_tuned.fingerprint)
+    with Loopback(leaning) as server:
+        places = NamedPlaces(settings, {"there": make_endpoint(server.url)})
+        scoring = Prompt(name="asked", endpoint="there", techniques=[Technique.LOG_PROBABILITY])
+        prompt = build_prompt(scoring, Task(), dataset, places, cap, workspace)
+        alone = predict(prompt, dataset, places, cap, workspace)
+        told = build_hybrid(TOLD, lora, of_tuned, prompt, alone, dataset, places, cap, workspace)
+        sent = len(server.requests)
+        together = predict(told, dataset, places, cap, workspace)
+        assert len(server.requests) - sent == SIZES["test"], "dev was asked to calibrate, and is not asked again"
+    assert all(row.correct for row in read_predictions(alone))
+    assert all(row.correct for row in read_predictions(together)), "its own calibration calls every row positive"
 
 
 def test_a_row_that_the_endpoint_fails_is_a_failed_row_and_not_the_tuned_parts_answer(

@@ -153,7 +153,7 @@ def test_a_hybrid_is_published_when_both_its_parts_come_back_and_predicts_from_w
             previous = None
             for combination in Combination:
                 pair = Hybrid(name=combination.value, tuned="lora", prompt="zero", combination=combination)
-                winner = build_hybrid(pair, *parts, dataset, places.settings, workspace)
+                winner = build_hybrid(pair, *parts, dataset, places, cap, workspace)
                 predictions = predict(winner, dataset, places, cap, workspace)
                 publication = publication_of(winner, predictions, dataset, "direct", previous)
                 record = publish(publication, places, workspace, cap)

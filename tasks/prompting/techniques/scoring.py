@@ -9,6 +9,7 @@ from tasks.errors import BadConfig
 from tasks.prompting.ask import answer_questions, questions_of
 from tasks.prompting.messages import PromptSpec
 from tasks.prompting.techniques.drafting import Drafting
+from tasks.records import Answer, Example
 
 logger = logging.getLogger(__name__)
 FEWEST_ROWS = 20
@@ -35,14 +36,18 @@ def calibrate(spec: PromptSpec, drafting: Drafting) -> PromptSpec:
     """Fit the scale and the labels' bias to dev (Platt scaling, as multinomial logistic regression over the labels' scores)."""
     dev = [row for row in read_examples(drafting.dataset, "dev") if row.label is not None]
     answers = answer_questions(spec, questions_of(drafting.folder, spec, dev), drafting.ask())
-    pairs = [(answer.logits, str(row.label)) for row, answer in zip(dev, answers, strict=True) if answer.logits]
+    return fit_to(spec, dev, answers, drafting.prompt.name)
+
+
+def fit_to(spec: PromptSpec, rows: Sequence[Example], answers: Sequence[Answer], name: str) -> PromptSpec:
+    """The prompt with the calibration that suits what it answered about labelled rows while it had none; as it was where too few
+    of them gave probabilities."""
+    pairs = [(answer.logits, str(row.label)) for row, answer in zip(rows, answers, strict=True) if answer.logits]
     if len(pairs) < FEWEST_ROWS:
-        logger.warning(
-            "%s: %d of %d dev rows gave probabilities; nothing is calibrated", drafting.prompt.name, len(pairs), len(dev)
-        )
+        logger.warning("%s: %d of %d dev rows gave probabilities; nothing is calibrated", name, len(pairs), len(rows))
         return spec
     scale, bias = fit_calibration([logits for logits, _ in pairs], [label for _, label in pairs], spec.labels)
-    logger.info("%s: scale %.3f, bias %s, fitted on %d dev rows", drafting.prompt.name, scale, bias, len(pairs))
+    logger.info("%s: scale %.3f, bias %s, fitted on %d dev rows", name, scale, bias, len(pairs))
     return spec.model_copy(update={"scale": scale, "bias": bias})
 
 
