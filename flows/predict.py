@@ -6,7 +6,7 @@ from prefect.runtime import flow_run
 from services.bench import opened
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
-from tasks.orchestration import limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
 from tasks.predicting.predict import Seat, report_of
 from tasks.predicting.records import PredictionReport
 from tasks.predicting.stage import find_files, predict_file, report_prediction
@@ -29,6 +29,7 @@ def predict(config: BakeoffConfig, input_path: str, output_path: str, prefix: st
         Refused: there is no champion, or a file cannot be used; nothing was spent.
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
+    end_server_with_process()
     roots = roots_of_run()
     with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page():
         champion = current_champion(bench.places, config.store, config.name)  # which needs no right to publish

@@ -208,6 +208,18 @@ class SweepRecord(Record):
     """Of all trials together."""
 
 
+class Searched(Model):
+    """What a search came to, for the verdict; all its trials are in `SweepRecord`."""
+
+    trials: int
+    stopped_early: int
+    """Pruned or diverged."""
+    chosen: Trial
+    as_given: float | None
+    """Dev accuracy of the recipe as the config gives it; null where it was stopped early."""
+    seconds: float
+
+
 class Repeats(Model):
     """The same recipe trained with several seeds."""
 
@@ -545,6 +557,14 @@ class TunedLine(Model):
     """For training, evaluation on dev among it; of the run that trained, where the product is reused."""
     peak_memory_bytes: int
     publish_bytes: int
+    searched: Searched | None = None
+    """Null where the recipe stood in the config."""
+    repeats: Repeats | None = None
+    """Null where it was trained with one seed."""
+    curve: list[CurvePoint] = []
+    """The learning curve, where one was asked for."""
+    more_labels: str = ""
+    """What the learning curve says: whether more labels would help."""
 
 
 class Slice(Model):

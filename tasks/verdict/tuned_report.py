@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import ContenderRecord, Judgement, Lift, TrainingFacts, TunedLine, Verdict
+from tasks.records import ContenderRecord, Judgement, Lift, Searched, SweepRecord, TrainingFacts, TunedLine, Verdict
 from tasks.verdict.text import DASH, escape, markdown_table, plain
-from tasks.verdict.wording import p_value
+from tasks.verdict.wording import p_value, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,18 +32,19 @@ PARTS = {"lora": "", "head": " head", "encoder": " encoder"}
 def tuned_lines(contenders: Sequence[ContenderRecord], judgement: Judgement) -> list[TunedLine]:
     """A line for each tuned contender, in the contenders' order."""
     accuracy = {line.name: line.test.accuracy for line in judgement.contenders}
-    trained = [(each, each.training) for each in contenders if each.training and each.name in accuracy]
-    return [_line(each.name, facts, accuracy[each.name]) for each, facts in trained if facts]
+    return [_line(each, each.training, accuracy[each.name]) for each in contenders if each.training and each.name in accuracy]
 
 
 def tuned_table(verdict: Verdict) -> "list[RenderableType]":
-    """The tuned contenders for a terminal of 80 columns or more; empty where there are fewer than two."""
+    """The tuned contenders for a terminal of 80 columns or more, a table where there are two or more; and what search, seeds and
+    learning curves said."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    said = [Text(note) for line in verdict.tuned for note in tuned_notes(line)]
     if len(verdict.tuned) < 2:
-        return []
+        return [*said]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False, pad_edge=False)
     for place, column in enumerate(COLUMNS):
         table.add_column(
@@ -52,7 +53,7 @@ def tuned_table(verdict: Verdict) -> "list[RenderableType]":
     for line in verdict.tuned:
         cells = _cells(line, verdict)
         table.add_row(*(Text(cells[column]) for column in COLUMNS))
-    return [table, Text(LEGEND, style="dim")]
+    return [table, Text(LEGEND, style="dim"), *said]
 
 
 def markdown_tuned(verdict: Verdict) -> list[str]:
@@ -60,12 +61,32 @@ def markdown_tuned(verdict: Verdict) -> list[str]:
     if not verdict.tuned:
         return []
     rows = [[escape(_cells(line, verdict)[column]) for column in MARKDOWN_COLUMNS] for line in verdict.tuned]
-    return ["## What was trained", markdown_table(MARKDOWN_COLUMNS, rows), escape(LEGEND)]
+    said = [f"- {escape(note)}" for line in verdict.tuned for note in tuned_notes(line)]
+    return ["## What was trained", markdown_table(MARKDOWN_COLUMNS, rows), escape(LEGEND), *(["\n".join(said)] if said else [])]
 
 
 def tuned_rows(verdict: Verdict) -> list[dict[str, Any]]:
     """The tuned contenders as rows for an artifact, numbers as numbers."""
     return [_row(line, verdict) for line in verdict.tuned]
+
+
+def tuned_notes(line: TunedLine) -> list[str]:
+    """What search, several seeds and the learning curve of a tuned contender came to, a sentence each."""
+    name, said = plain(line.contender), []
+    if line.searched:
+        best, given = line.searched.chosen, line.searched.as_given
+        own = "the config's own was stopped early" if given is None else f"the config's own {percent(given)}"
+        said.append(
+            f"{name}: of {line.searched.trials} recipes ({line.searched.stopped_early} stopped early) dev chose learning rate "
+            f"{best.learning_rate:.2g}, rank {best.rank}, targets {plain(best.targets)}: {percent(best.dev_accuracy or 0)}; {own}"
+        )
+    if line.repeats:
+        several = line.repeats
+        said.append(
+            f"{name}: {percent(several.mean)} on dev, standard deviation {100 * several.spread:.1f} points over "
+            f"{len(several.seeds)} seeds; seed {several.chosen} was taken"
+        )
+    return said + ([f"{name}: {plain(line.more_labels)}"] if line.more_labels else [])
 
 
 def lift_words(lift: Lift) -> str:
@@ -80,9 +101,10 @@ def size(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
-def _line(name: str, facts: TrainingFacts, accuracy: float) -> TunedLine:
+def _line(contender: ContenderRecord, facts: TrainingFacts, accuracy: float) -> TunedLine:
+    curve = contender.curve
     return TunedLine(
-        contender=name,
+        contender=contender.name,
         base=facts.base,
         method=f"{facts.method} ({', '.join(facts.switches)})" if facts.switches else facts.method,
         objective=facts.objective,
@@ -93,6 +115,21 @@ def _line(name: str, facts: TrainingFacts, accuracy: float) -> TunedLine:
         seconds=facts.seconds,
         peak_memory_bytes=facts.peak_memory_bytes,
         publish_bytes=facts.publish_bytes,
+        searched=_searched(contender.sweep) if contender.sweep else None,
+        repeats=contender.repeats,
+        curve=curve.points if curve else [],
+        more_labels=curve.sentence if curve else "",
+    )
+
+
+def _searched(sweep: SweepRecord) -> Searched:
+    given = next((trial for trial in sweep.trials if trial.number == 0 and trial.outcome == "complete"), None)
+    return Searched(
+        trials=len(sweep.trials),
+        stopped_early=sum(trial.outcome != "complete" for trial in sweep.trials),
+        chosen=next(trial for trial in sweep.trials if trial.number == sweep.chosen),
+        as_given=given.dev_accuracy if given else None,
+        seconds=sweep.seconds,
     )
 
 
@@ -118,7 +155,8 @@ def _cells(line: TunedLine, verdict: Verdict) -> dict[str, str]:
 def _row(line: TunedLine, verdict: Verdict) -> dict[str, Any]:
     parts = {f"{part} parameters": line.trained_by_part.get(part, 0) for part in PARTS}
     return {
-        **line.model_dump(exclude={"trained_by_part"}),
+        **line.model_dump(exclude={"trained_by_part", "searched", "repeats", "curve", "more_labels"}),
+        "notes": "; ".join(tuned_notes(line)),
         **parts,
         "adds": "; ".join(plain(lift_words(lift)) for lift in _lifts(line, verdict)),
     }
