@@ -118,6 +118,24 @@ def prune_champions(config: Path, overrides: tuple[str, ...], keep: int, really:
     _tell(pruning_text(found, keep), found, output)
 
 
+@champion.command("reproduce")
+@config_argument
+@click.argument("number", metavar="VERSION", type=version_number)
+@overrides_argument
+@output_option
+@plain_errors
+def reproduce_champion(config: Path, number: int, overrides: tuple[str, ...], output: str) -> None:
+    """Make a version's contender again from what it records, and say what differs; status 1 when rows, labels or metrics do.
+
+    Prompts are asked again, within the recorded budget. Nothing is published.
+    """
+    from cli.versions import refuse_other, reproduce_version, reproduction_text
+
+    found = reproduce_version(config, overrides, number)
+    _tell(reproduction_text(found), found, output)
+    refuse_other(found)
+
+
 def _tell(text: str, found: "Model | Sequence[Model] | None", output: str) -> None:
     """The one or the other form, to standard output."""
     if output == "text":

@@ -1,5 +1,6 @@
 """What `bakeoff champion` does: each function opens the store of a config and returns a record."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cli.run import allow_roots
+from cli.run import allow_roots, named_server, terminal_progress
 from services.places import LivePlaces
 from tasks.config import load_config
 from tasks.errors import BadConfig, IntegrityError
 from tasks.registry import history
 from tasks.registry.champion import ChampionVersion, current_champion, read_champion, read_version, show, version_numbers
 from tasks.registry.prune import Pruning, prune
+from tasks.registry.reproduce import Reproduction, compare_made, recorded_config
 from tasks.registry.rollback import roll_back
 from tasks.registry.store import StoreClient, open_store
 from tasks.settings import Settings, load_settings
@@ -113,6 +115,19 @@ def prune_store(config: Path, overrides: Sequence[str], keep: int, really: bool)
         return prune(registry.settings, registry.client, keep, really)
 
 
+def reproduce_version(config: Path, overrides: Sequence[str], number: int) -> Reproduction:
+    """Make the contender of a version again, in a home of its own where nothing is reused but an earlier try of the same."""
+    with opened_registry(config, overrides) as registry:
+        champion = registry.version(number)
+        recorded = recorded_config(champion)
+        os.environ["BAKEOFF_HOME"] = str(registry.settings.home / "reproduced" / f"{registry.name}-v{number:06d}")
+        from flows.reproduce import reproduce
+
+        with terminal_progress(), named_server():
+            made = reproduce(recorded, champion.contender)
+        return compare_made(registry.client, champion, *made)
+
+
 def describe(champion: ChampionVersion | None) -> str:
     """A champion in a few lines."""
     return plain(show(champion)) if champion else NONE
@@ -167,6 +182,25 @@ def pruning_text(found: Pruning, keep: int) -> str:
     if not found.removed and (found.contenders or found.uploads):
         lines.append("To remove them: the same command with --yes. In a bucket with versions a lifecycle rule frees the space.")
     return plain("\n".join(lines))
+
+
+def reproduction_text(found: Reproduction) -> str:
+    """What is the same, and what differs."""
+    verdict = "the same rows, labels and metrics" if found.same else "something else came out"
+    lines = [f"version {found.version}, {found.contender}, made again: {verdict}"]
+    lines.append(f"  predictions: {len(found.other_labels)} of {found.rows} have another label")
+    lines += [f"    {row}" for row in found.other_labels[:10]]
+    for section in ("data", "files", "metrics", "environment"):
+        changes = getattr(found, section)
+        lines.append(f"  {section}: {f'{len(changes)} differ' if changes else 'the same'}")
+        lines += [f"    {path}: {_short(before)} -> {_short(after)}" for path, (before, after) in changes.items()]
+    return plain("\n".join(lines))
+
+
+def refuse_other(found: Reproduction) -> None:
+    """Raises IntegrityError when something else came out."""
+    if not found.same:
+        raise IntegrityError(f"version {found.version} was not reproduced: rows, labels or metrics differ from what is recorded")
 
 
 def _hashed(proof: history.Proof) -> str:

@@ -145,16 +145,16 @@ def _proof(client: StoreClient, record: ChampionVersion, fault: str = "", pruned
 def difference(client: StoreClient, one: ChampionVersion, other: ChampionVersion) -> Difference:
     """What changed from the one to the other. Raises IntegrityError where a contender is not whole."""
     with TemporaryDirectory(prefix="bakeoff-") as folder:
-        both = [_manifest(client, record, Path(folder) / str(number)) for number, record in enumerate((one, other))]
+        both = [manifest_of(client, record, Path(folder) / str(number)) for number, record in enumerate((one, other))]
         prompts = _prompts(client, [(one, both[0]), (other, both[1])], Path(folder))
-    about = ({**_flat(record.champion()), "arm": record.arm, "kind": record.kind, **_decided(record)} for record in (one, other))
+    about = ({**flat(record.champion()), "arm": record.arm, "kind": record.kind, **_decided(record)} for record in (one, other))
     return Difference(
         about=changed(*about),
-        metrics=changed(_flat(one.scores), _flat(other.scores)),
-        config=changed(_flat(one.config), _flat(other.config)),
-        data=changed(*({"fingerprint": each.dataset, **_flat(each.lineage and each.lineage.data)} for each in (one, other))),
-        prices=changed(*(_flat(each.lineage and each.lineage.prices) for each in (one, other))),
-        environment=changed(*(_flat(each.lineage and each.lineage.environment) for each in (one, other))),
+        metrics=changed(flat(one.scores), flat(other.scores)),
+        config=changed(flat(one.config), flat(other.config)),
+        data=changed(*({"fingerprint": each.dataset, **flat(each.lineage and each.lineage.data)} for each in (one, other))),
+        prices=changed(*(flat(each.lineage and each.lineage.prices) for each in (one, other))),
+        environment=changed(*(flat(each.lineage and each.lineage.environment) for each in (one, other))),
         files=changed(both[0].files, both[1].files),
         prompts=prompts,
     )
@@ -170,19 +170,20 @@ def _decided(record: ChampionVersion) -> dict[str, Any]:
     return {"fingerprint": record.fingerprint, "decision": record.decision, "reason": record.reason}
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, Any]:
     """Every plain value inside, by its path with dots."""
     value = value.model_dump(mode="json") if isinstance(value, Model) else value
     if value is None and not path:
         return {}
     if isinstance(value, Mapping | list) and value:
         steps: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, Mapping) else enumerate(value)
-        inner = [_flat(each, f"{path}.{step}" if path else str(step)) for step, each in steps]
+        inner = [flat(each, f"{path}.{step}" if path else str(step)) for step, each in steps]
         return {key: each for part in inner for key, each in part.items()}
     return {path: value}
 
 
-def _manifest(client: StoreClient, record: ChampionVersion, folder: Path) -> ContenderManifest:
+def manifest_of(client: StoreClient, record: ChampionVersion, folder: Path) -> ContenderManifest:
+    """The manifest of a version's contender, downloaded into a folder and hashed."""
     client.download(client.key("contenders", record.sha256, FILE), folder / FILE, lambda _: None)
     if file_sha256(folder / FILE) != record.sha256:
         raise IntegrityError(f"{client.uri('contenders', record.sha256, FILE)} was corrupted or replaced")
