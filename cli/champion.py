@@ -30,7 +30,7 @@ def show_champion(config: Path, overrides: tuple[str, ...], output: str) -> None
     from cli.versions import champion_of, describe
 
     found = champion_of(config, overrides)
-    _tell(describe(found), found, output)
+    tell(describe(found), found, output)
 
 
 @champion.command("list")
@@ -47,10 +47,10 @@ def list_champions(config: Path, overrides: tuple[str, ...], every: bool, output
 
     if every:
         found = versions.list_champions(config, overrides)
-        _tell("\n".join(map(versions.describe, found)) or versions.NONE, found, output)
+        tell("\n".join(map(versions.describe, found)) or versions.NONE, found, output)
     else:
         entries = versions.list_versions(config, overrides)
-        _tell(versions.versions_text(entries), entries, output)
+        tell(versions.versions_text(entries), entries, output)
 
 
 @champion.command("diff")
@@ -65,7 +65,7 @@ def diff_champions(config: Path, one: int, other: int, overrides: tuple[str, ...
     from cli.versions import diff_versions, difference_text
 
     found = diff_versions(config, overrides, one, other)
-    _tell(difference_text(found, one, other), found, output)
+    tell(difference_text(found, one, other), found, output)
 
 
 @champion.command("rollback")
@@ -83,7 +83,7 @@ def roll_back(config: Path, overrides: tuple[str, ...], to: int, reason: str, ou
     from cli.versions import describe, roll_champion_back
 
     now = roll_champion_back(config, overrides, to, reason)
-    _tell(describe(now), now, output)
+    tell(describe(now), now, output)
 
 
 @champion.command("verify")
@@ -97,7 +97,7 @@ def verify_champion(config: Path, overrides: tuple[str, ...], everything: bool, 
     from cli.versions import proofs_text, refuse_faults, verify_champion
 
     proofs = verify_champion(config, overrides, everything)
-    _tell(proofs_text(proofs), proofs, output)
+    tell(proofs_text(proofs), proofs, output)
     refuse_faults(proofs)
 
 
@@ -115,28 +115,10 @@ def prune_champions(config: Path, overrides: tuple[str, ...], keep: int, really:
     from cli.versions import prune_store, pruning_text
 
     found = prune_store(config, overrides, keep, really)
-    _tell(pruning_text(found, keep), found, output)
+    tell(pruning_text(found, keep), found, output)
 
 
-@champion.command("reproduce")
-@config_argument
-@click.argument("number", metavar="VERSION", type=version_number)
-@overrides_argument
-@output_option
-@plain_errors
-def reproduce_champion(config: Path, number: int, overrides: tuple[str, ...], output: str) -> None:
-    """Make a version's contender again from what it records, and say what differs; status 1 when rows, labels or metrics do.
-
-    Prompts are asked again, within the recorded budget. Nothing is published.
-    """
-    from cli.versions import refuse_other, reproduce_version, reproduction_text
-
-    found = reproduce_version(config, overrides, number)
-    _tell(reproduction_text(found), found, output)
-    refuse_other(found)
-
-
-def _tell(text: str, found: "Model | Sequence[Model] | None", output: str) -> None:
+def tell(text: str, found: "Model | Sequence[Model] | None", output: str) -> None:
     """The one or the other form, to standard output."""
     if output == "text":
         if text:

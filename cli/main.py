@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli.champion import champion
+from cli.champion import champion, tell, version_number
 from cli.options import config_argument, output_option, overrides_argument, plain_errors
 
 
@@ -151,6 +151,24 @@ def serve(
 
     limits = {"batch_rows": batch_rows, "queue_rows": queue_rows}
     serve_champion(config, overrides, Options(host, port, poll_seconds, deadline_s=deadline_seconds, key_env=key_env, **limits))
+
+
+@main.command()
+@config_argument
+@click.argument("number", metavar="VERSION", type=version_number)
+@overrides_argument
+@output_option
+@plain_errors
+def reproduce(config: Path, number: int, overrides: tuple[str, ...], output: str) -> None:
+    """Make VERSION of a CONFIG file's champion again from what it records, and say what differs.
+
+    Status 1 when rows, labels or metrics do. Prompts are asked again, within the recorded budget. Nothing is published.
+    """
+    from cli.versions import refuse_other, reproduce_version, reproduction_text
+
+    found = reproduce_version(config, overrides, number)
+    tell(reproduction_text(found), found, output)
+    refuse_other(found)
 
 
 main.add_command(champion)

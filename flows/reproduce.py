@@ -7,7 +7,7 @@ from services.bench import check_names, opened
 from tasks.config import BakeoffConfig
 from tasks.data.stage import load
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
 from tasks.records import ContenderRecord, DatasetRecord
 
 
@@ -22,6 +22,7 @@ def reproduce(config: BakeoffConfig, contender: str) -> tuple[DatasetRecord, Con
     Raises:
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
+    end_server_with_process()
     with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
         check_names(config, bench.settings)
         dataset = load(config.dataset, bench.settings, bench.workspace)

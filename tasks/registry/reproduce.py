@@ -59,6 +59,7 @@ def recorded_config(champion: ChampionVersion) -> BakeoffConfig:
     trivial = [each for each in config.trivial if each.value in parts]
     if not (hybrids or prompts or tuned or trivial):
         return config
+    trivial = trivial or config.trivial[:1]  # a config needs one
     return config.model_copy(update={"hybrids": hybrids, "prompts": prompts, "tuned": tuned, "trivial": trivial})
 
 

@@ -167,3 +167,31 @@ def test_hybrids_follow_their_parts_and_routing_pays_for_nothing_again(
     assert {"hybrid routed", "predictions routed", "predictions told"} <= set(again_run["reused"])
     assert len(loopback.requests) == requests
     assert same(again_run) == same(verdict)
+
+
+def test_a_version_is_made_again_from_what_it_records_and_what_differs_is_said(
+    start: Start, tmp_path: Path, readable: Path, server: str
+) -> None:
+    home = tmp_path / "home"
+    assert finish(start(home))["champion"]["version"] == 1
+    names = {"PREFECT_API_URL": server, "BAKEOFF_HOME": str(home), "BAKEOFF_SETTINGS": str(tmp_path / "settings.yaml")}
+    env = environment(**names, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
+    command = [BAKEOFF[0], "reproduce", str(tmp_path / "whole.yaml"), "1"]
+
+    def made_again(status: int, *words: str) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run([*command, *words], env=env, cwd=readable, capture_output=True, text=True, timeout=300)
+        assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr[-4000:]
+        return done
+
+    found = json.loads(made_again(0, "--output", "json").stdout)
+    assert (found["same"], found["data"], found["other_labels"], found["metrics"]) == (True, {}, [], {})
+    assert set(found["files"]) <= {"curves.json", "curves.svg"}, "only what tells seconds differs: the weights are the same bytes"
+    assert found["rows"] > 0
+    rows = (readable / "rows.csv").read_text()
+    try:
+        (readable / "rows.csv").write_text(rows.rstrip("\n").rsplit("\n", 1)[0] + "\n")
+        done = made_again(1)
+    finally:
+        (readable / "rows.csv").write_text(rows)
+    assert "something else came out" in done.stdout
+    assert "data:" in done.stdout
