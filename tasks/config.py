@@ -525,6 +525,8 @@ class Tuned(Part):
         return self.model_copy(update=plain | changes)
 
 
+OF_HEADS = ("class_weights", "label_smoothing", "early_stopping")
+"""What only a training with a head heeds."""
 SEVERAL = (
     "seeds",
     "search_trials",
@@ -672,6 +674,12 @@ class BakeoffConfig(Part):
         for tuned in self.tuned:
             if (free or tuned.as_text) and tuned.method is Method.HEAD:
                 raise ValueError(f"tuned {tuned.name!r} answers in text, where there is no head to train: set method lora or full")
+            unheeded = [name for name in OF_HEADS if getattr(tuned, name) != Tuned.model_fields[name].default]
+            if (free or tuned.as_text) and unheeded:
+                raise ValueError(
+                    f"tuned {tuned.name!r} answers in text, where {unheeded[0]} has no meaning: remove it, or leave as_text out to train "
+                    "a head"
+                )
             if tuned.objective in (Objective.PREFERENCES, Objective.REINFORCEMENT):
                 if not (free or tuned.as_text):
                     raise ValueError(

@@ -201,6 +201,11 @@ def test_preferences_without_their_columns_are_refused(tmp_path: Path) -> None:
     ("changes", "said"),
     [
         ({"tuned": [{"name": "t", "method": "head"}]}, "answers in text, where there is no head to train"),
+        ({"tuned": [{"name": "t", "class_weights": "balanced"}]}, "answers in text, where class_weights has no meaning"),
+        (
+            {"dataset": {"source": "a.csv"}, "tuned": [{"name": "t", "as_text": True, "early_stopping": 2}]},
+            "where early_stopping has",
+        ),
         ({"trivial": ["tfidf"]}, "trivial tfidf names labels"),
         ({"prompts": [{"name": "p", "technique": "log_probability"}]}, "technique log_probability needs labels"),
         ({"dataset": {"source": "a.csv"}, "tuned": [{"name": "t", "objective": "reinforcement"}]}, "set as_text: true"),

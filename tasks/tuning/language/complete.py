@@ -113,6 +113,7 @@ def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device:
         learning_rate=tuned.learning_rate,
         num_train_epochs=tuned.epochs,
         weight_decay=tuned.weight_decay,
+        max_grad_norm=tuned.gradient_clipping,
         warmup_steps=tuned.warmup if tuned.warmup < 1 else steps * tuned.epochs,
         logging_steps=max(1, min(25, steps // 4)),
         eval_strategy="epoch",
