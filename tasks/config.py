@@ -677,7 +677,7 @@ class BakeoffConfig(Part):
             unheeded = [name for name in OF_HEADS if getattr(tuned, name) != Tuned.model_fields[name].default]
             if (free or tuned.as_text) and unheeded:
                 raise ValueError(
-                    f"tuned {tuned.name!r} answers in text, where {unheeded[0]} has no meaning: remove it, or train a head, without "
+                    f"tuned {tuned.name!r} answers in text, where {unheeded[0]} has no meaning: remove it, or train a head without "
                     "as_text"
                 )
             if tuned.objective in (Objective.PREFERENCES, Objective.REINFORCEMENT):
