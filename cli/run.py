@@ -54,13 +54,11 @@ def allow_roots(config: Path) -> None:
 
 @contextmanager
 def named_server() -> Iterator[None]:
-    """Raises MissingPart where the Prefect server does not answer, or not any more.
-
-    Ctrl-C reaches Prefect's temporary server too, which the run then cannot tell of its end: that is an interruption still.
-    """
+    """Raises MissingPart where the Prefect server does not answer, or not any more."""
     import httpx
 
     try:
+        _begin_server()
         yield
     except httpx.TransportError as error:
         if any(not isinstance(each, Exception) for each in _chain(error)):
@@ -70,6 +68,22 @@ def named_server() -> Iterator[None]:
         if "Failed to reach API" not in str(error):
             raise
         raise MissingPart("the Prefect server of PREFECT_API_URL does not answer: start it, or unset the variable") from None
+
+
+def _begin_server() -> None:
+    """Begin Prefect's temporary server, where no other is named, deaf to Ctrl-C: it has to hear from the run how that ended.
+
+    Which signals are blocked goes over to a new process, and Ctrl-C in a terminal reaches both.
+    """
+    import signal
+
+    from prefect.client.orchestration import get_client
+
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        get_client(sync_client=True)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -51,12 +51,13 @@ def start(tmp_path: Path, readable: Path, server: str, loopback: Loopback) -> St
     settings.write_text(yaml.safe_dump({"endpoints": {"loopback": endpoint | {"base_url": loopback.url}}}))
     (tmp_path / "whole.yaml").write_text(yaml.safe_dump(CONFIG))
 
-    def begin(home: Path, *overrides: str) -> "subprocess.Popen[str]":
-        env = environment(
-            PREFECT_API_URL=server, BAKEOFF_HOME=str(home), BAKEOFF_SETTINGS=str(settings), OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1"
-        )
+    def begin(home: Path, *overrides: str, server: str = server) -> "subprocess.Popen[str]":
+        names = {"BAKEOFF_HOME": str(home), "BAKEOFF_SETTINGS": str(settings), "PREFECT_HOME": str(tmp_path / "prefect")}
+        names |= {"PREFECT_API_URL": server} if server else {}
+        env = environment(**names, OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1")
         command = [*BAKEOFF, str(tmp_path / "whole.yaml"), "--output", "json", *overrides]
-        return subprocess.Popen(command, env=env, cwd=readable, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, env=env, cwd=readable, text=True, start_new_session=True, **pipes)
 
     return begin
 
@@ -116,6 +117,20 @@ def test_a_run_that_is_told_to_end_says_how_to_go_on_and_then_does(start: Start,
     assert "Traceback" not in err
     assert not (home / "s3" / "state.json").exists()
     assert {"load", "tokenize tiny"} <= set(finish(start(home))["reused"])
+
+
+def test_ctrl_c_ends_a_run_and_its_temporary_server_hears_of_it(start: Start, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    run = start(home, server="")
+    while not any(home.glob("workspace/products/tokenize/*/record.json")):
+        assert run.poll() is None
+        time.sleep(0.01)
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: to every process of the group
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err
+    assert "go on where it was" in err
+    assert "Traceback" not in err
+    assert "Stopping temporary server" in err
 
 
 def test_a_second_run_trains_nothing_asks_nothing_and_starts_no_service(start: Start, loopback: Loopback, tmp_path: Path) -> None:
