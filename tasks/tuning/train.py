@@ -256,12 +256,31 @@ def _stopped(job: Job, trainer: Any) -> list[Finding]:
 
 
 def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
+    epochs = epoch_facts(trainer.state.log_history)
+    best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["epoch"]))
+    return facts_of(job, device, trainer, epochs, best, findings, seconds)
+
+
+def facts_of(
+    job: Job,
+    device: Device,
+    trainer: Any,
+    epochs: list[dict[str, float]],
+    best: dict[str, float],
+    findings: list[Finding],
+    seconds: float,
+) -> TrainingFacts:
+    """What a training took and gave.
+
+    Args:
+        epochs: as `epoch_facts` gives them, with whatever else is known of each.
+        best: the one whose weights were kept.
+        seconds: since this process began; what an earlier, killed one took is added.
+    """
     from tasks.tuning.methods import all_parameters, trained_by_part
 
     by_part = trained_by_part(trainer.model)
-    epochs = epoch_facts(trainer.state.log_history)
-    rows = len(trainer.lengths) * len(epochs)
-    best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["epoch"]))
+    rows = len(trainer.train_dataset) * len(epochs)
     return TrainingFacts(
         base=job.base.id,
         revision=job.base.revision,

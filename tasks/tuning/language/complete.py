@@ -8,12 +8,11 @@ import time
 from typing import Any
 
 from tasks.child import serve_child
-from tasks.config import LORA_SWITCHES
 from tasks.data.answers import same_text
 from tasks.device import Device, pick_device
 from tasks.progress import progress
 from tasks.records import Finding, TrainingFacts
-from tasks.tuning.train import Job, Outcome, _peak_memory, _within_memory, epoch_facts, loss_facts
+from tasks.tuning.train import Job, Outcome, _within_memory, epoch_facts, facts_of
 
 ANSWERED_EACH_EPOCH = 64
 """Dev rows whose answers are written out after each epoch, at most: writing is slow, and dev's loss chooses the epoch."""
@@ -160,32 +159,11 @@ def _mean_loss(model: Any, rows: Any, pad_id: int, device: Device) -> float:
 
 
 def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
-    from tasks.tuning.methods import all_parameters, trained_by_part
-
-    by_part = trained_by_part(trainer.model)
     epochs = epoch_facts(trainer.state.log_history)
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     epochs = [epoch | {"dev_loss": round(loss, 5)} for epoch, loss in zip(epochs, losses, strict=True)]
-    rows = len(trainer.train_dataset) * len(epochs)
-    return TrainingFacts(
-        base=job.base.id,
-        revision=job.base.revision,
-        method=job.tuned.method,
-        switches=[name for name in LORA_SWITCHES if getattr(job.tuned, name)],
-        device=device.name,
-        dtype=device.dtype,
-        parameters=all_parameters(trainer.model),
-        parameters_trained=sum(by_part.values()),
-        trained_by_part=by_part,
-        epochs=epochs,
-        losses=loss_facts(trainer.state.log_history, trainer.state.logging_steps, trainer.state.max_steps // job.tuned.epochs),
-        best_epoch=int(min(epochs, key=lambda epoch: (epoch["dev_loss"], epoch["epoch"]))["epoch"]),
-        seconds=round(seconds + trainer.seconds_before, 3),
-        rows_per_second=round(rows / max(sum(epoch["seconds"] for epoch in epochs), 1e-9), 2),
-        peak_memory_bytes=_peak_memory(device),
-        batch_size=trainer.args.per_device_train_batch_size,
-        findings=findings,
-    )
+    best = min(epochs, key=lambda epoch: (epoch["dev_loss"], epoch["epoch"]))
+    return facts_of(job, device, trainer, epochs, best, findings, seconds)
 
 
 if __name__ == "__main__":
