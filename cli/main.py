@@ -202,6 +202,25 @@ def runs(config: Path | None, output: str) -> None:
     show_runs(found)
 
 
+@main.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@output_option
+@plain_errors
+def compare(first: str, second: str, output: str) -> None:
+    """Put two runs beside each other: row by row where they were tested on the same rows.
+
+    A RUN is an id as `bakeoff runs` lists them, enough of its beginning, or `latest`.
+    """
+    from cli import report as commands
+
+    found = commands.compare(first, second)
+    if output == "json":
+        click.echo(found.model_dump_json(indent=2))
+        return
+    commands.show_comparison(found)
+
+
 main.add_command(champion)
 
 

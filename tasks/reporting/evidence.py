@@ -42,7 +42,8 @@ def gather(contenders: Sequence[KeptContender], dataset: DatasetRecord, root: Pa
     """Read the predictions on test, and of the rows themselves those that are shown."""
     answers = [read_answers(each, root / each.predictions_folder) for each in contenders]
     labels = {label: place for place, label in enumerate(dataset.labels)}
-    differing, places = find_differing(answers, labels)
+    asked = voters(answers)
+    differing, places = find_differing(asked, labels)
     failed = {each.contender.name: _failed(each) for each in answers}
     rows = examples_at(dataset, [*places, *(place for some in failed.values() for place in some)])
     raw = {each.contender.name: each.raw([*places, *failed[each.contender.name]]) for each in answers}
@@ -57,24 +58,29 @@ def gather(contenders: Sequence[KeptContender], dataset: DatasetRecord, root: Pa
             _reading(each, labels, [shown(place, [each]) for place in failed[each.contender.name]], root / each.contender.folder)
             for each in answers
         ],
+        voters=[each.contender.name for each in asked],
         differing=differing,
         of=max(map(len, answers), default=0),
         shown=[shown(place, answers) for place in places],
     )
 
 
+def voters(answers: Sequence[Answers]) -> list[Answers]:
+    """Those whose disagreement is shown: the contenders that are not trivial, all of them where there are not two of these."""
+    found = [each for each in answers if each.contender.arm is not Arm.TRIVIAL]
+    return found if len(found) > 1 else list(answers)
+
+
 def find_differing(answers: Sequence[Answers], labels: dict[str, int]) -> tuple[int, list[int]]:
-    """How many test rows contenders answered differently (those that are not trivial, where there are two of them), and the places
-    of those to show: most evenly divided first, then in the data's order."""
+    """How many test rows contenders answered differently, and the places of those to show: most evenly divided first, then in the
+    data's order."""
     import numpy
 
-    voters = [each for each in answers if each.contender.arm is not Arm.TRIVIAL]
-    voters = voters if len(voters) > 1 else list(answers)
-    if len({tuple(each.columns["example"]) for each in voters}) != 1:  # the gate says which was scored on other rows
+    if len({tuple(each.columns["example"]) for each in answers}) != 1:  # the gate says which was scored on other rows
         return 0, []
-    codes = numpy.stack([each.codes(labels) for each in voters])
-    agreeing = numpy.max([(codes == codes[voter]).sum(axis=0) for voter in range(len(voters))], axis=0)
-    places = numpy.flatnonzero(agreeing < len(voters))
+    codes = numpy.stack([each.codes(labels) for each in answers])
+    agreeing = numpy.max([(codes == codes[voter]).sum(axis=0) for voter in range(len(answers))], axis=0)
+    places = numpy.flatnonzero(agreeing < len(answers))
     order = numpy.argsort(agreeing[places], kind="stable")
     return len(places), [int(place) for place in places[order][:ROWS_SHOWN]]
 

@@ -117,8 +117,10 @@ class Evidence(Record):
     """What the rows of a run show, gathered once: the report is drawn from this and from the verdict."""
 
     readings: list[Reading]
+    voters: list[str]
+    """The contenders that are not trivial; all of them where there are not two of these."""
     differing: int
-    """Test rows to which the contenders that are not trivial gave different answers."""
+    """Test rows to which those gave different answers."""
     of: int
     """All test rows."""
     shown: list[ShownRow]

@@ -87,7 +87,7 @@ def differing_section(evidence: Evidence | None) -> Section:
     title = "Where contenders disagree"
     if evidence is None:
         return Section(title, [GONE])
-    said = f"On {evidence.differing:,} of {evidence.of:,} test rows contenders do not all answer the same"
+    said = f"On {evidence.differing:,} of {evidence.of:,} test rows {', '.join(evidence.voters)} do not all answer the same"
     if not evidence.shown:
         return Section(title, [f"{said}."])
     return Section(title, [f"{said}; {len(evidence.shown)} of these, the most evenly divided first."], rows=evidence.shown)
