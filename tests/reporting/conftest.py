@@ -24,7 +24,7 @@ def hostile(run_id: str = "0a1b2c3d-run") -> Made:
     """Forty rows; everybody is wrong on some, and the prompted one says things that are no answer."""
     rows = [(f"{TEXTS[place % 8]} {place}", LABELS[place % 2]) for place in range(40)]
     right = [label for _, label in rows]
-    asked: list[str | None] = [None if place in (3, 5) else LABELS[(place // 2) % 2] for place in range(40)]
+    asked: list[str | None] = [None if place in (3, 5) else LABELS[(place // 3) % 2] for place in range(40)]
     tuned = [LABELS[1 - place % 2] if place % 9 == 0 else right[place] for place in range(40)]
     answers: dict[str, tuple[Arm, list[str | None]]] = {
         "majority": (Arm.TRIVIAL, [LABELS[0]] * 40),

@@ -12,7 +12,8 @@ from tasks.reporting.page import write_report
 from tasks.reporting.runs import KEPT, runs_folder
 from tasks.reporting.text import cut, visible
 from tasks.workspace import Workspace
-from tests.reporting.conftest import LABELS
+from tests.reporting.conftest import LABELS, hostile
+from tests.reporting.making import make_run
 
 ORDER = [
     "Contenders",
@@ -62,9 +63,17 @@ class Seen(HTMLParser):
         return [attrs for tag, attrs in self.tags if tag in tags]
 
 
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Verdict, str]:
+    """A verdict and its page; drawn once, since nothing is changed by those who look at it."""
+    space = tmp_path_factory.mktemp("workspace")
+    verdict = make_run(space, hostile())
+    return verdict, write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text()
+
+
 @pytest.fixture
-def page(verdict: Verdict, space: Path) -> str:
-    return write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text()
+def page(shown: tuple[Verdict, str]) -> str:
+    return shown[1]
 
 
 def test_rows_labels_and_answers_bring_no_markup_and_no_template_into_the_page(page: str) -> None:
@@ -130,7 +139,8 @@ def test_pictures_take_their_colours_from_the_page(page: str) -> None:
     assert "font-family" not in body
 
 
-def test_figures_failures_findings_prompts_and_lineage_are_there(page: str, verdict: Verdict) -> None:
+def test_figures_failures_findings_prompts_and_lineage_are_there(shown: tuple[Verdict, str]) -> None:
+    verdict, page = shown
     text = Seen(page).text
     line = verdict.contenders[0]
     assert f"{100 * line.test.accuracy:.1f} [{100 * line.test.interval[0]:.1f}" in text
@@ -142,20 +152,18 @@ def test_figures_failures_findings_prompts_and_lineage_are_there(page: str, verd
     assert "no usable answer (invalid)" in text
 
 
-def test_a_second_report_of_the_same_run_draws_and_reads_nothing_again(page: str, verdict: Verdict, space: Path) -> None:
+def test_a_second_report_draws_and_reads_nothing_again_and_outlives_the_rows_it_was_made_of(verdict: Verdict, space: Path) -> None:
+    folder = runs_folder(space) / verdict.run_id
+    page = write_report(folder, Workspace(space)).read_text()
     products = {path: path.stat().st_mtime_ns for path in (space / "products").rglob("*")}
     workspace = Workspace(space)
-    again = write_report(runs_folder(space) / verdict.run_id, workspace)
-    assert again.read_text() == page
+    assert write_report(folder, workspace).read_text() == page
     assert workspace.reused == ["evidence", "pictures"]
     assert {path: path.stat().st_mtime_ns for path in (space / "products").rglob("*")} == products
-
-
-def test_a_report_outlives_the_rows_it_was_made_of(page: str, verdict: Verdict, space: Path) -> None:
     (space / "products" / "predictions").rename(space / "gone")
-    assert write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text() == page
+    assert write_report(folder, Workspace(space)).read_text() == page
     (space / "products" / "evidence").rename(space / "gone-too")
-    bare = write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text()
+    bare = write_report(folder, Workspace(space)).read_text()
     assert "no longer in the workspace" in bare
     assert verdict.dataset.fingerprint in bare
 

@@ -93,7 +93,7 @@ def _fit(svg: str, name: str, title: str, said: str) -> str:
     body = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', body)
     for colour, variable in VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
-    body = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", body)
+    body = re.sub(r"font-family: [^;\"]*;? ?", "", body)
     head = f'<svg viewBox="{box[1]}" role="img" aria-labelledby="{name}-title {name}-desc" xmlns="http://www.w3.org/2000/svg">'
-    named = f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-desc">{escape(said)}</desc>'
+    named = f'<title id="{name}-title">{escape(visible(title))}</title><desc id="{name}-desc">{escape(visible(said))}</desc>'
     return f"{head}{named}{body}</svg>"
