@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tasks.records import CurveRecord, TrainingFacts
-from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, WIN, draw, finish, short, slug
+from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, WIN, draw, finish, short, slug, spread
 from tasks.reporting.records import Bin, Confusion
 
 if TYPE_CHECKING:
@@ -85,7 +85,8 @@ def draw_epochs(contender: str, facts: TrainingFacts) -> str:
         axes.plot(across, reached, "o-", color=ACCENT, markersize=4)
         kept = reached[across.index(facts.best_epoch)]
         axes.plot(facts.best_epoch, kept, "o", color=WIN, markersize=10, label=f"kept: epoch {facts.best_epoch}")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.set_xlim(0.5, max(across) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         axes.legend(frameon=False, labelcolor=INK)
         finish(axes, "epoch", "accuracy on dev, %")
 
@@ -98,9 +99,8 @@ def draw_learning(contender: str, curve: CurveRecord) -> str:
 
     def paint(axes: "Axes") -> None:
         rows, found = [each.rows for each in curve.points], [100 * each.dev_accuracy for each in curve.points]
-        low = [100 * (each.dev_accuracy - each.interval[0]) for each in curve.points]
-        high = [100 * (each.interval[1] - each.dev_accuracy) for each in curve.points]
-        axes.errorbar(rows, found, [low, high], fmt="o-", color=ACCENT, capsize=3, markersize=5)
+        reach = spread([each.dev_accuracy for each in curve.points], [each.interval for each in curve.points])
+        axes.errorbar(rows, found, reach, fmt="o-", color=ACCENT, capsize=3, markersize=5)
         axes.set_xscale("log", base=2)
         axes.set_xticks(rows, [f"{at:,}" for at in rows])
         axes.minorticks_off()

@@ -7,7 +7,7 @@ Labels of data are never markup: matplotlib escapes them, and its mathematics (`
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ VARIABLES = {INK: "--ink", FAINT: "--faint", GROUND: "--ground", ACCENT: "--acce
 VARIABLES |= {colour: f"--series-{place}" for place, colour in enumerate(SERIES)}
 """The page's variable by the colour that stands for it; no two are the same."""
 MARKS = ("o", "s", "^", "D", "v", "P")
-WIDTH = 5.6
+WIDTH = 4.8
 """Inches of a whole picture: at 72 points an inch its text of 10 points can be read on a phone."""
 NAME_AT = 24
 
@@ -68,6 +68,12 @@ def finish(axes: "Axes", across: str, up: str = "", grid: str = "both") -> None:
     axes.grid(alpha=0.3, axis=grid, linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def spread(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> list[list[float]]:
+    """How far intervals reach below and above their shares, in percent; where all are right, one ends a rounding error below 1."""
+    low = [100 * max(0.0, share - bound) for share, (bound, _) in zip(shares, intervals, strict=True)]
+    return [low, [100 * max(0.0, bound - share) for share, (_, bound) in zip(shares, intervals, strict=True)]]
 
 
 def short(text: str, at: int = NAME_AT) -> str:

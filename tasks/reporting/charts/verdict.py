@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.records import Comparison, ContenderVerdict, Slice
-from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, LOSS, MARKS, SERIES, WIN, draw, finish, short, slug
+from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, LOSS, MARKS, SERIES, WIN, draw, finish, short, slug, spread
 from tasks.verdict.money_report import total_cost
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ def draw_front(lines: Sequence[tuple[ContenderVerdict, float, float]]) -> str:
             )
         if right > 20 * least:
             axes.set_xscale("symlog", linthresh=least)
+            axes.xaxis.get_major_locator().set_params(numticks=6)  # type: ignore[call-arg]
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.margins(0.12, 0.15)
-        finish(axes, "$ for 1,000 predictions, training included where it is known", "quality on test, %")
+        finish(axes, "$ for 1,000 predictions, training included", "quality on test, %")
 
     said = "; ".join(f"{line.name}: ${cost:.4g} for 1,000, {100 * figure:.1f} %" for line, cost, figure in lines)
     return draw("front", "Cost against quality", said, 3.6, paint)
@@ -76,12 +77,9 @@ def draw_slices(column: str, found: Sequence[Slice], contenders: Sequence[str]) 
         for number, name in enumerate(contenders):
             mine = {each.value: each for each in found if each.contender == name}
             places = [len(values) - 1 - place + 0.3 - step * (number + 0.5) for place in range(len(values))]
-            spread = [
-                [100 * (mine[value].accuracy - mine[value].interval[0]) for value in values],
-                [100 * (mine[value].interval[1] - mine[value].accuracy) for value in values],
-            ]
+            reach = spread([mine[value].accuracy for value in values], [mine[value].interval for value in values])
             style = {"fmt": MARKS[number % len(MARKS)], "color": SERIES[number % len(SERIES)]}
-            axes.errorbar([100 * mine[value].accuracy for value in values], places, xerr=spread, label=f" {short(name)}", **style)  # type: ignore[arg-type]
+            axes.errorbar([100 * mine[value].accuracy for value in values], places, xerr=reach, label=f" {short(name)}", **style)  # type: ignore[arg-type]
         axes.set_yticks(range(len(values)), [short(value) for value in reversed(values)])
         axes.set_ylim(-0.6, len(values) - 0.4)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=3, labelcolor=INK)

@@ -114,7 +114,7 @@ def prompts_section(evidence: Evidence | None) -> Section | None:
     readings = [each for each in evidence.readings if each.prompt] if evidence else []
     if not readings:
         return None
-    said = ["`text` and `inputs` stand for the row; the examples are shown as turns before it."]
+    said = ["In a template, text and inputs stand for the row; examples are shown as turns before it."]
     return Section("Prompts", said, codes=[code for each in readings for code in _prompt(each)])
 
 
