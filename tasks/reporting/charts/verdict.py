@@ -52,7 +52,7 @@ def draw_front(lines: Sequence[tuple[ContenderVerdict, float, float]]) -> str:
             axes.annotate(
                 short(line.name, 18),
                 (cost, 100 * figure),
-                xytext=(-8 if aside else 8, 4 + move),
+                xytext=(-8, 4 + move) if aside else (8, -12 - move),
                 textcoords="offset points",
                 ha="right" if aside else "left",
                 color=INK,
