@@ -90,7 +90,7 @@ def slug(*parts: str) -> str:
 def _fit(svg: str, name: str, title: str, said: str) -> str:
     """The bare element: named for those who do not see it, as wide as its place, with ids and colours of the page."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<(metadata|style)\b.*?</\1>", "", svg, flags=re.DOTALL)  # a style inside would hold for the whole page
     body = svg[svg.index(">") + 1 : svg.rindex("</svg>")]
     box = re.search(r'viewBox="([^"]+)"', svg)
     assert box
