@@ -171,6 +171,56 @@ def reproduce(config: Path, number: int, overrides: tuple[str, ...], output: str
     refuse_other(found)
 
 
+@main.command()
+@click.argument("run")
+@click.option("--to", type=click.Path(path_type=Path), help="Where it goes instead of the run's folder.")
+@output_option
+@plain_errors
+def report(run: str, to: Path | None, output: str) -> None:
+    """Write the report of a RUN: one HTML file that needs nothing beside it.
+
+    RUN is an id as `bakeoff runs` lists them, enough of its beginning, or `latest`.
+    """
+    from cli.report import report_of
+
+    run_id, written = report_of(run, to)
+    click.echo(json.dumps({"run_id": run_id, "report": str(written)}, ensure_ascii=False) if output == "json" else written)
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@output_option
+@plain_errors
+def runs(config: Path | None, output: str) -> None:
+    """List the runs of the workspace, or those of a CONFIG file's bake-off, the newest first."""
+    from cli.report import runs_of, show_runs
+
+    found = runs_of(config)
+    if output == "json":
+        click.echo(json.dumps([each.model_dump(mode="json") for each in found], ensure_ascii=False, indent=2))
+        return
+    show_runs(found)
+
+
+@main.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@output_option
+@plain_errors
+def compare(first: str, second: str, output: str) -> None:
+    """Put two runs beside each other: row by row where they were tested on the same rows.
+
+    A RUN is an id as `bakeoff runs` lists them, enough of its beginning, or `latest`.
+    """
+    from cli import report as commands
+
+    found = commands.compare(first, second)
+    if output == "json":
+        click.echo(found.model_dump_json(indent=2))
+        return
+    commands.show_comparison(found)
+
+
 main.add_command(champion)
 
 

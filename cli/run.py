@@ -39,11 +39,12 @@ def show_verdict(verdict: "Verdict", output: str, config: Path) -> None:
         return
     from rich.console import Console
 
+    from tasks.reporting.runs import REPORT, VERDICT, runs_folder
     from tasks.verdict.report import render_verdict
 
-    kept = load_settings().home / "workspace" / "runs" / verdict.run_id / "verdict.json"
-    closer = [f"bakeoff champion show {config}", f'bakeoff predict {config} --text "…"', f"cat {kept}"]
-    Console().print(render_verdict(verdict, closer if verdict.champion else closer[-1:]))
+    kept = runs_folder(load_settings().home / "workspace") / verdict.run_id
+    closer = [f"bakeoff champion show {config}", f'bakeoff predict {config} --text "…"', f"cat {kept / VERDICT}"]
+    Console().print(render_verdict(verdict, closer if verdict.champion else closer[-1:], str(kept / REPORT)))
 
 
 def allow_roots(config: Path) -> None:

@@ -25,10 +25,11 @@ from tasks.orchestration import (
 from tasks.prompting.stage import model_behind, prompt_contender
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.interview import interview_person
-from tasks.records import ContenderRecord, DatasetRecord, Decision, Verdict
+from tasks.records import ContenderRecord, DatasetRecord, Decision, TokensRecord, Verdict
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication
 from tasks.registry.stage import fetch_champion, find_champion, publish_winner
+from tasks.reporting.stage import page
 from tasks.tuning.stage import find_base, train
 from tasks.verdict.report import approved, verdict_of
 from tasks.verdict.stage import gate, looks, report
@@ -56,7 +57,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         dataset = load(config.dataset, bench.settings, bench.workspace)
         champion = find_champion(config, bench.places)
         models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
-        evaluated = compete(config, dataset, bench)
+        evaluated, tokens = compete(config, dataset, bench)
         evaluations = [evaluation for _, evaluation in evaluated]
         holder = evaluate_champion(config, dataset, champion, evaluations, bench)
         judgement = gate(config, dataset, evaluations, holder, bench.workspace)
@@ -81,11 +82,13 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
             published = publish_winner(publication, bench.places, bench.workspace, bench.cap)
             verdict = verdict.model_copy(update={"champion": published.champion, "spent_usd": bench.cap.spent_usd})
         report(verdict, bench.workspace)
+        page(verdict, config, dataset, evaluated, tokens, judgement, bench.workspace)
         return verdict
 
 
-def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Evaluated:
-    """Every contender, made and evaluated; those that occupy the same resource take turns, and a hybrid follows its parts."""
+def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> tuple[Evaluated, dict[str, TokensRecord]]:
+    """Every contender, made and evaluated; those that occupy the same resource take turns, and a hybrid follows its parts. Beside
+    them the tokens of the tuned ones, by name."""
     lanes, space = Lanes(), bench.workspace
     bases = [find_base(tuned, bench.settings, space) for tuned in config.tuned]  # what is wrong comes out before anybody is paid
     tokens = [tokenize(tuned, dataset, base, space) for tuned, base in zip(config.tuned, bases, strict=True)]
@@ -106,7 +109,8 @@ def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> Eval
         made[hybrid.name] = both, lanes.submit(both, pair, hybrid, *parts, dataset, bench.places, bench.cap, space)
         evaluations[hybrid.name] = lanes.submit(both, evaluate, made[hybrid.name][1], *rows)
     lanes.finish()
-    return [(each.result(), evaluations[name].result()) for name, (_, each) in made.items()]
+    evaluated = [(each.result(), evaluations[name].result()) for name, (_, each) in made.items()]
+    return evaluated, {tuned.name: ids for tuned, ids in zip(config.tuned, tokens, strict=True)}
 
 
 def interview_people(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> dict[str, list[Exchange] | None]:

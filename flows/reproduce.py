@@ -26,5 +26,5 @@ def reproduce(config: BakeoffConfig, contender: str) -> tuple[DatasetRecord, Con
     with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
         check_names(config, bench.settings)
         dataset = load(config.dataset, bench.settings, bench.workspace)
-        evaluated = {each.name: (each, evaluation) for each, evaluation in compete(config, dataset, bench)}
-        return dataset, *evaluated[contender]
+        evaluated, _ = compete(config, dataset, bench)
+        return dataset, *next(each for each in evaluated if each[0].name == contender)

@@ -24,7 +24,7 @@ def markdown_money(verdict: Verdict) -> list[str]:
     lines = [line for line in verdict.contenders if line.money]
     if not lines:
         return []
-    rows = [[escape(cell) for cell in _money_cells(line)] for line in lines]
+    rows = [[escape(cell) for cell in money_cells(line)] for line in lines]
     return ["## What 1,000 predictions cost", markdown_table(MONEY, rows)]
 
 
@@ -55,7 +55,13 @@ def break_even_text(found: BreakEven) -> str:
     return f"{found.tuned} is cheaper than {found.prompt} from {found.per_month or 0:,.0f} predictions a month on ({costs}; {once})"
 
 
-def _money_cells(line: ContenderVerdict) -> list[str]:
+def total_cost(line: ContenderVerdict) -> float | None:
+    """Dollars for 1,000 predictions, training included; of an earlier release's verdict without it."""
+    return line.money.total_usd_per_1000 if line.money else line.cost_usd_per_1000
+
+
+def money_cells(line: ContenderVerdict) -> list[str]:
+    """A line of the table of costs, as `MONEY` has it."""
     money = line.money
     assert money
     parts = (
@@ -72,16 +78,11 @@ def _money_cells(line: ContenderVerdict) -> list[str]:
 
 def _front(verdict: Verdict) -> str:
     """Those that nobody beats in both cost and quality, the cheapest first."""
-    front = [(_cost(line), line) for line in verdict.contenders if line.pareto]
+    front = [(total_cost(line) or 0.0, line) for line in verdict.contenders if line.pareto]
     front.sort(key=lambda pair: pair[0])
     metric = Metric(verdict.metric)
     figures = (f"{line.name} (${dollars(cost)}, {percent(figure_of(line.test, metric) or 0.0)})" for cost, line in front)
     return f"nobody beats in both cost and quality: {', '.join(figures)}"
-
-
-def _cost(line: ContenderVerdict) -> float:
-    cost = line.money.total_usd_per_1000 if line.money else line.cost_usd_per_1000
-    return cost or 0.0
 
 
 def _guards(guards: Sequence[Guard]) -> str:

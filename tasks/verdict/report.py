@@ -110,17 +110,18 @@ def approved(verdict: Verdict, word: Approval) -> Verdict:
     return verdict.model_copy(update=update)
 
 
-def render_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> "RenderableType":
+def render_verdict(verdict: Verdict, closer: Sequence[str] = (), page: str = "") -> "RenderableType":
     """The verdict for a terminal of 80 columns or more, to be read in ten seconds.
 
     Args:
         closer: commands that show more.
+        page: where the run's report lies.
     """
     from rich.console import Group
     from rich.text import Text
 
     colour = COLOURS[verdict.decision]
-    head = Text.assemble((HEADLINES[verdict.decision], f"bold {colour}"), "  ", (plain(_headline(verdict)), "bold"))
+    head = Text.assemble((HEADLINES[verdict.decision], f"bold {colour}"), "  ", (plain(headline(verdict)), "bold"))
     reason = Text(plain(verdict.reason))
     parts = [Text(), head, reason, Text(), _table(verdict), Text(LEGEND, style="dim"), Text()]
     effects = effects_table(verdict)
@@ -129,14 +130,14 @@ def render_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> "RenderableT
     tuned = tuned_table(verdict)
     if tuned:
         parts += [*tuned, Text()]
-    return Group(*parts, _facts(verdict, closer))
+    return Group(*parts, _facts(verdict, closer, page))
 
 
 def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
     """The verdict as Markdown."""
     rows = [[escape(cell) for cell in _cells(line, verdict)] for line in verdict.contenders]
     parts = [
-        f"# {HEADLINES[verdict.decision]}: {escape(_headline(verdict))}",
+        f"# {HEADLINES[verdict.decision]}: {escape(headline(verdict))}",
         escape(verdict.reason),
         markdown_table(["", *COLUMNS], rows),
         f"{LEGEND}. Intervals are Wilson's; rows without a usable answer count as wrong.",
@@ -181,7 +182,8 @@ COLUMNS = ("contender", "arm", "dev %", "test % [interval]", "F1 %", "$/1,000", 
 COMPARED = ("compared", "points", "only the first right", "only the other right", "p", "p, Holm")
 
 
-def _headline(verdict: Verdict) -> str:
+def headline(verdict: Verdict) -> str:
+    """Who won, or that nobody did."""
     if verdict.winner:
         line = next((line for line in verdict.contenders if line.name == verdict.winner), None)
         figure = f" with {percent(line.test.accuracy)}" if line and verdict.decision is Decision.PUBLISH else ""
@@ -227,7 +229,7 @@ def _table(verdict: Verdict) -> "RenderableType":
     return table
 
 
-def _facts(verdict: Verdict, closer: Sequence[str]) -> "RenderableType":
+def _facts(verdict: Verdict, closer: Sequence[str], page: str) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
@@ -241,7 +243,7 @@ def _facts(verdict: Verdict, closer: Sequence[str]) -> "RenderableType":
         *prompt_facts(verdict),
         *(("failed", _failures(line)) for line in verdict.contenders if line.failures),
     ]
-    for title, text in [*facts, *_where(verdict, closer)]:
+    for title, text in [*facts, *_where(verdict, closer), *([("report", page)] if page else [])]:
         grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(r"\1…", plain(text))))
     return grid
 

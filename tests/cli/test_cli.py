@@ -13,6 +13,7 @@ from tasks.errors import MissingPart
 from tests.live import environment
 
 BAKEOFF = str(Path(sys.executable).parent / "bakeoff")
+COMMANDS = ("run", "predict", "prompt", "grade", "serve", "report", "runs", "compare", "champion")
 
 
 def bakeoff(folder: Path, *words: str, **names: str) -> "subprocess.CompletedProcess[str]":
@@ -28,10 +29,15 @@ def write(folder: Path, text: str) -> str:
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = bakeoff(tmp_path, "--help")
     assert done.returncode == 0
-    assert all(command in done.stdout for command in ("run", "predict", "prompt", "grade", "serve", "champion"))
+    assert all(
+        command in done.stdout
+        for command in ("run", "predict", "prompt", "grade", "serve", "report", "runs", "compare", "champion")
+    )
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["predict"], ["prompt"], ["grade"], ["serve"], ["champion", "show"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["predict"], ["prompt"], ["grade"], ["serve"], ["report"], ["runs"], ["compare"], ["champion", "show"]]
+)
 def test_help_and_start_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     code = (
         "import sys; from click.testing import CliRunner; from cli.main import main;"

@@ -147,6 +147,8 @@ def test_a_second_run_trains_nothing_asks_nothing_and_starts_no_service(start: S
     now = {path: path.stat().st_mtime_ns for path in (home / "workspace" / "products").rglob("*")}
     assert {path for path in now if "verdict" not in str(path)} == {path for path in trained if "verdict" not in str(path)}
     assert {"train tiny", "predictions tiny", "predictions asked"} <= set(second["reused"])
+    pages = [home / "workspace" / "runs" / run["run_id"] / "report.html" for run in (first, second)]
+    assert ["PUBLISHED" in pages[0].read_text(), "CHAMPION KEPT" in pages[1].read_text()] == [True, True]
 
 
 def test_a_changed_config_is_a_miss_for_what_it_changes_and_for_nothing_else(start: Start, tmp_path: Path) -> None:
@@ -177,6 +179,10 @@ def test_hybrids_follow_their_parts_and_routing_pays_for_nothing_again(
     assert len(hinted) >= rows
     filtered = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["routing-routed"]}}}).json()
     assert "data:image/svg+xml;base64," in filtered[0]["data"]
+    report = home / "workspace" / "runs" / verdict["run_id"] / "report.html"
+    linked = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["report-whole"]}}}).json()
+    assert report.as_uri() in [artifact["data"].split("](")[1].rstrip(")") for artifact in linked]
+    assert "what it is told" in report.read_text()
     requests = len(loopback.requests)
     again_run = finish(start(home, f"hybrids=[{{name: routed, tuned: tiny, prompt: asked}}, {told}]"))
     assert {"hybrid routed", "predictions routed", "predictions told"} <= set(again_run["reused"])

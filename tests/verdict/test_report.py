@@ -94,6 +94,12 @@ def test_both_say_where_the_champion_lies_and_how_to_look_closer():
     assert "none yet" in shown(verdict(champion=None))
 
 
+def test_the_terminal_says_where_the_report_lies():
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    console.print(render_verdict(verdict(), page="/home/runs/run/report.html"))
+    assert console.file.getvalue().splitlines()[-1].split() == ["report", "/home/runs/run/report.html"]
+
+
 def test_figures_that_cannot_be_had_are_dashes():
     line = verdict().contenders[0]
     bare = scores(400, 500, cost=None, p50=None).model_copy(update={"macro_f1": None})

@@ -1,0 +1,109 @@
+"""Pictures of one contender: what it confuses, how far its probabilities can be believed, and how it learned."""
+
+from typing import TYPE_CHECKING
+
+from tasks.records import CurveRecord, TrainingFacts
+from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, WIN, draw, finish, short, slug, spread
+from tasks.reporting.records import Bin, Confusion
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SMALL = 3.6
+"""Inches of a picture that stands beside others."""
+MOST_LABELS = 20
+"""Of a confusion matrix that is drawn."""
+NO_ANSWER = "no answer"
+
+
+def draw_confusion(contender: str, found: Confusion) -> str:
+    """A square a pair of labels: the darker, the larger its share of the rows with this right label."""
+    count = len(found.labels)
+    columns = [*found.labels, *([NO_ANSWER] if any(answer == count for _, answer, _ in found.cells) else [])]
+    totals = [sum(rows for right, _, rows in found.cells if right == place) for place in range(count)]
+
+    def paint(axes: "Axes") -> None:
+        from matplotlib.patches import Rectangle
+
+        for right, answer, rows in found.cells:
+            shade = 0.08 + 0.47 * rows / totals[right]
+            axes.add_patch(Rectangle((answer, right), 1, 1, facecolor=WIN if right == answer else ACCENT, alpha=shade, linewidth=0))
+            if count <= 10:
+                axes.text(answer + 0.5, right + 0.5, f"{rows:,}", ha="center", va="center", fontsize=10 if count <= 5 else 8)
+        axes.set_xlim(0, len(columns))
+        axes.set_ylim(count, 0)
+        names = [short(label, 14) for label in columns]
+        axes.set_xticks([place + 0.5 for place in range(len(columns))], names, rotation=0 if count < 4 else 60)
+        axes.set_yticks([place + 0.5 for place in range(count)], names[:count])
+        axes.tick_params(length=0, labelsize=9 if count <= 10 else 7)
+        finish(axes, "answered", "right")
+        axes.grid(visible=False)
+
+    said = "; ".join(f"right {found.labels[right]}, answered {columns[answer]}: {rows}" for right, answer, rows in found.cells[:40])
+    height = 2.6 if count < 4 else 3.2 + 0.08 * count
+    return draw(slug("confusion", contender), f"What {contender} answered, by what is right", said, height, paint, SMALL)
+
+
+def draw_reliability(contender: str, bins: list[Bin]) -> str:
+    """The share that was right against the probability that was given, the larger the mark the more rows."""
+    most = max(each.rows for each in bins)
+
+    def paint(axes: "Axes") -> None:
+        axes.plot([0, 1], [0, 1], color=FAINT, linestyle="--", linewidth=1)
+        axes.plot([each.probability for each in bins], [each.right for each in bins], color=ACCENT, linewidth=1)
+        for each in bins:
+            axes.plot(each.probability, each.right, "o", color=ACCENT, markersize=3 + 9 * (each.rows / most) ** 0.5)
+        axes.set_xlim(-0.03, 1.05)
+        axes.set_ylim(-0.03, 1.05)
+        finish(axes, "probability it gave its answer", "share that was right")
+
+    said = "; ".join(f"{each.rows} rows at {each.probability:.2f}: {each.right:.2f} right" for each in bins)
+    return draw(slug("reliability", contender), f"How far {contender}'s probabilities can be believed", said, 3.2, paint, SMALL)
+
+
+def draw_loss(contender: str, facts: TrainingFacts) -> str:
+    """Loss on train, by step and by epoch."""
+
+    def paint(axes: "Axes") -> None:
+        axes.plot([each["epoch"] for each in facts.losses], [each["loss"] for each in facts.losses], color=FAINT, label="by step")
+        across = [each["epoch"] - 0.5 for each in facts.epochs]
+        axes.plot(across, [each["loss"] for each in facts.epochs], "o-", color=ACCENT, markersize=4, label="by epoch")
+        axes.legend(frameon=False, labelcolor=INK)
+        finish(axes, "epoch", "loss on train")
+
+    said = "; ".join(f"epoch {each['epoch']:g}: loss {each['loss']:.3f}" for each in facts.epochs)
+    return draw(slug("loss", contender), f"Loss of {contender} on train", said, 2.8, paint, SMALL)
+
+
+def draw_epochs(contender: str, facts: TrainingFacts) -> str:
+    """Accuracy on dev by epoch, and the epoch that was kept."""
+
+    def paint(axes: "Axes") -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        across, reached = [each["epoch"] for each in facts.epochs], [100 * each["dev_accuracy"] for each in facts.epochs]
+        axes.plot(across, reached, "o-", color=ACCENT, markersize=4)
+        kept = reached[across.index(facts.best_epoch)]
+        axes.plot(facts.best_epoch, kept, "o", color=WIN, markersize=10, label=f"kept: epoch {facts.best_epoch}")
+        axes.set_xlim(0.5, max(across) + 0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+        axes.legend(frameon=False, labelcolor=INK)
+        finish(axes, "epoch", "accuracy on dev, %")
+
+    said = "; ".join(f"epoch {each['epoch']:g}: {100 * each['dev_accuracy']:.1f} % on dev" for each in facts.epochs)
+    return draw(slug("epochs", contender), f"Accuracy of {contender} on dev", said, 2.8, paint, SMALL)
+
+
+def draw_learning(contender: str, curve: CurveRecord) -> str:
+    """Accuracy on dev against train rows."""
+
+    def paint(axes: "Axes") -> None:
+        rows, found = [each.rows for each in curve.points], [100 * each.dev_accuracy for each in curve.points]
+        reach = spread([each.dev_accuracy for each in curve.points], [each.interval for each in curve.points])
+        axes.errorbar(rows, found, reach, fmt="o-", color=ACCENT, capsize=3, markersize=5)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(rows, [f"{at:,}" for at in rows])
+        axes.minorticks_off()
+        finish(axes, "train rows", "accuracy on dev, %")
+
+    return draw(slug("learning", contender), f"How {contender} grows with its rows", curve.sentence, 2.8, paint, SMALL)

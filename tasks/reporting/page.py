@@ -1,0 +1,85 @@
+"""The report: one HTML file that needs nothing beside it, and asks nobody for anything."""
+
+from pathlib import Path
+
+from tasks.records import Verdict
+from tasks.reporting.evidence import find_evidence
+from tasks.reporting.parts import Page
+from tasks.reporting.pictures import find_pictures
+from tasks.reporting.records import Evidence, KeptRun
+from tasks.reporting.runs import REPORT, read_kept, read_verdict
+from tasks.reporting.sections.answers import (
+    confusion_section,
+    differing_section,
+    failures_section,
+    reliability_section,
+    slices_section,
+)
+from tasks.reporting.sections.making import cost_section, findings_section, learning_section, lineage_section, prompts_section
+from tasks.reporting.sections.outcome import contenders_section, differences_section, front_section
+from tasks.reporting.text import visible
+from tasks.verdict.report import HEADLINES, headline
+from tasks.workspace import Workspace, write_durably
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def write_report(folder: Path, workspace: Workspace, to: Path | None = None) -> Path:
+    """Write the report of the run that lies in `folder`, beside its verdict or to another file.
+
+    Pictures and what the rows show are kept in the workspace: only the page itself is written anew.
+
+    Raises:
+        IntegrityError: what was kept of the run cannot be read.
+    """
+    verdict, kept = read_verdict(folder), read_kept(folder)
+    evidence = find_evidence(kept, workspace) if kept else None
+    target = to or folder / REPORT
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(target, render(page_of(verdict, kept, evidence, find_pictures(verdict, evidence, workspace))))
+    return target
+
+
+def page_of(verdict: Verdict, kept: KeptRun | None, evidence: Evidence | None, pictures: dict[str, str]) -> Page:
+    """All parts in their order; what there is nothing to say of is left out."""
+    sections = [
+        contenders_section(verdict),
+        differences_section(verdict, pictures),
+        front_section(verdict, pictures),
+        confusion_section(evidence, pictures),
+        reliability_section(verdict, evidence, pictures),
+        slices_section(verdict, pictures),
+        learning_section(verdict, evidence, pictures),
+        differing_section(evidence),
+        failures_section(verdict, evidence),
+        findings_section(kept),
+        cost_section(verdict, kept),
+        lineage_section(verdict, kept),
+        prompts_section(evidence),
+    ]
+    return Page(
+        title=f"Bake-off {verdict.name}",
+        headline=f"{HEADLINES[verdict.decision]}: {headline(verdict)}",
+        reason=verdict.reason,
+        about=f"Run {verdict.run_id} of bake-off {verdict.name}, {verdict.created:%d %B %Y, %H:%M} UTC",
+        decision=verdict.decision.value,
+        sections=[each for each in sections if each],
+    )
+
+
+def render(page: Page) -> str:
+    """The page as HTML. Everything but the pictures is escaped, and nothing in it stays unseen."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    def shown(value: object) -> str:
+        return visible(value) if isinstance(value, str) else str(value)
+
+    around = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    around.filters["shown"] = shown
+    return around.get_template("report.html.jinja").render(page=page)
