@@ -4,6 +4,7 @@ Only processes that train or predict import this module: it loads torch.
 """
 
 import logging
+import math
 from types import MethodType
 from typing import Any
 
@@ -15,6 +16,8 @@ FIRST_TOKEN_TOLERANCE = 1e-4
 """How far the logits of the probe may move: float32 rounding of another order of additions."""
 PROBE_LENGTHS = (9, 5)
 """Tokens of the probe's rows: one is padded."""
+FEW = 0.03
+"""Dropout of at most this draws the dropped elements one by one."""
 STEPS_WORTH_COMPILING = 2_000
 """Below so many steps, compiling on CUDA (a minute or so) costs more than it gives."""
 
@@ -65,17 +68,39 @@ def compile_where_it_pays(model: Any, steps: int) -> bool:
 
 
 class CheapDropout(torch.nn.Dropout):
-    """Dropout whose mask costs 16 random bits an element, not a random number of 32 drawn and scaled singly.
+    """Dropout whose random numbers are cheap: where few elements are dropped, these alone are drawn; else 16 bits an element, not a
+    number of 32 drawn and scaled singly.
 
-    Its probability is rounded to 1/65,536. The bits come from torch's generator, so checkpoints keep and restore them.
+    The mask's probability is rounded to 1/65,536. All comes from torch's generator, so checkpoints keep and restore it.
     """
 
     def forward(self, input: Any) -> Any:
         """As `torch.nn.Dropout`."""
-        threshold = round(self.p * 65_536)
-        if not self.training or threshold == 0:
+        if not self.training or self.p == 0 or input.numel() == 0:
             return input
-        return _Drop.apply(input, threshold)
+        if self.p <= FEW:
+            return _DropFew.apply(input, self.p)
+        return _Drop.apply(input, round(self.p * 65_536))
+
+
+class _DropFew(torch.autograd.Function):
+    """A Poisson number of places with repetition: each is hit with probability p, independently of all others."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Any, p: float) -> Any:
+        hits = int(torch.poisson(torch.tensor(-values.numel() * math.log1p(-p), dtype=torch.float64)))
+        ctx.places, ctx.scale = torch.randint(values.numel(), (hits,), device=values.device), 1 / (1 - p)
+        return _without(values, ctx.places, ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return _without(gradient, ctx.places, ctx.scale), None
+
+
+def _without(values: Any, places: Any, scale: float) -> Any:
+    scaled = (values * scale).contiguous()
+    scaled.view(-1).index_fill_(0, places, 0.0)
+    return scaled
 
 
 class _Drop(torch.autograd.Function):

@@ -99,8 +99,23 @@ def test_cheap_dropout_drops_its_share_scales_the_rest_and_passes_the_gradient_o
     assert float(CheapDropout(1.0)(values).detach().sum()) == 0
 
 
-def test_cheap_dropout_follows_torchs_generator() -> None:
-    values, drop = torch.ones(64, 3), CheapDropout(0.5)
+def test_where_few_are_dropped_each_element_is_dropped_with_the_same_chance_and_the_gradient_passes_what_is_left() -> None:
+    torch.manual_seed(0)
+    values, drop = torch.ones(100, 30, requires_grad=True), CheapDropout(0.02)
+    dropped = drop(values.T)  # strided
+    dropped.sum().backward()
+    assert torch.equal(values.grad.T, dropped.detach())  # type: ignore[union-attr]
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.98], rel=1e-5)
+    times = torch.stack([drop(torch.ones(50)) == 0 for _ in range(20_000)]).double()
+    assert torch.allclose(times.mean(0), torch.tensor(0.02).double(), atol=0.005)  # five standard errors
+    counts = times.sum(1)
+    assert float(counts.var()) == pytest.approx(50 * 0.02 * 0.98, rel=0.06)  # as of independent draws
+    assert CheapDropout(0.0)(values) is values
+
+
+@pytest.mark.parametrize("share", [0.5, 0.01])
+def test_cheap_dropout_follows_torchs_generator(share: float) -> None:
+    values, drop = torch.ones(640, 3), CheapDropout(share)
     torch.manual_seed(3)
     state = torch.get_rng_state()
     first = drop(values)
