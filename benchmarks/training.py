@@ -6,9 +6,10 @@
 
 The plain script is the tutorial's: transformers' Trainer, batches of 4 in random order, float32, the base's own dropout,
 evaluation in batches of 4 after every epoch, ten epochs. Bakeoff is what `bakeoff run` does. Both have the same base (MiniLM),
-rows, tokens (512 at most) and LoRA (rank 4, alpha 32, on query and value), and the environment of Bakeoff's children, whose threads and
-memory suit a busy machine. They take turns in short slices of the same rows, so that what else runs slows both. `_cpu` beside a
-figure is the same by the processor's seconds: neighbours disturb it less, but a core that waits for the other does not show in it.
+rows, tokens (512 at most) and LoRA (rank 4, alpha 32, on query and value), and the environment of Bakeoff's children, whose
+threads and memory suit a busy machine. They take turns in short slices of the same rows, so that what else runs slows both.
+`_cpu` beside a figure is the same by the processor's seconds: neighbours disturb it less, but a core that waits for the other
+does not show in it.
 
 - `speedup`: rows per second through training and evaluation together, the median of the slices' ratios; `spread` has the lowest
   and highest;

@@ -239,11 +239,20 @@ def name_base(adapter: Path, base: ResolvedBase) -> None:
     (adapter / "README.md").unlink(missing_ok=True)  # PEFT's own card, with the local path in it
 
 
-def restore(folder: Path, method: Method, base_path: Path | None, labels: Sequence[str], vocabulary: int, pad_id: int) -> Any:
-    """The model that `store` wrote, ready to predict; LoRA updates are merged into the base's weights.
+def restore(
+    folder: Path,
+    method: Method,
+    base_path: Path | None,
+    labels: Sequence[str],
+    vocabulary: int,
+    pad_id: int,
+    merged: bool = True,
+) -> Any:
+    """The model that `store` wrote, ready to predict.
 
     Args:
         base_path: where the base lies; None for `full`, which needs none.
+        merged: whether LoRA updates are merged into the base's weights.
     """
     from safetensors.torch import load_file
 
@@ -260,4 +269,5 @@ def restore(folder: Path, method: Method, base_path: Path | None, labels: Sequen
     if given.get("peft_type") != "LORA" or given.get("task_type") != "SEQ_CLS":
         raise IntegrityError(f"{folder / ADAPTER} is no LoRA classifier (peft_type {given.get('peft_type')!r}): train it again")
     config = LoraConfig(task_type="SEQ_CLS", inference_mode=True, **{key: given[key] for key in LORA_KEYS if key in given})
-    return PeftModel.from_pretrained(model, folder / ADAPTER, config=config, torch_device="cpu").merge_and_unload().eval()
+    adapted = PeftModel.from_pretrained(model, folder / ADAPTER, config=config, torch_device="cpu")
+    return (adapted.merge_and_unload() if merged else adapted).eval()
