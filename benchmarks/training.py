@@ -32,7 +32,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -570,7 +570,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=25, help="no further epoch of the plain script begins after so long")
     parser.add_argument("--cache", type=Path, default=Path(".bakeoff/benchmark"))
     options = parser.parse_args()
-    figures = measure(options)
+    with redirect_stdout(sys.stderr):  # transformers prints its metrics
+        figures = measure(options)
     if options.output == "json":
         print(json.dumps(figures, indent=2))
         return

@@ -155,6 +155,36 @@ def serve(
 
 @main.command()
 @config_argument
+@overrides_argument
+@click.option("--version", type=version_number, help="A version of the champion; the newest by default.")
+@click.option(
+    "--contender", type=click.Path(path_type=Path), help="A contender's folder in this home's workspace, instead of the champion."
+)
+@click.option("--to", type=click.Path(path_type=Path), required=True, help="A new or empty folder.")
+@click.option("--merged", is_flag=True, help="One model that transformers loads by itself, the adapter merged into its base.")
+@output_option
+@plain_errors
+def export(
+    config: Path,
+    overrides: tuple[str, ...],
+    version: int | None,
+    contender: Path | None,
+    to: Path,
+    merged: bool,
+    output: str,
+) -> None:
+    """Write the champion of a CONFIG file's bake-off to a plain folder, for use without Bakeoff.
+
+    A merged model is loaded again and must answer test rows as the contender does, or nothing is written.
+    """
+    from cli import export as commands
+
+    found = commands.export(config, overrides, version, contender, to, merged)
+    tell(commands.told(found), found, output)
+
+
+@main.command()
+@config_argument
 @click.argument("number", metavar="VERSION", type=version_number)
 @overrides_argument
 @output_option

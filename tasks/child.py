@@ -36,7 +36,7 @@ GENTLE = {
     "MALLOC_TRIM_THRESHOLD_": str(8 * 2**30),
 }
 """What Apple's Metal lacks runs on the CPU. And torch's threads spin for microseconds when they wait for each other, then sleep: on
-cores that others use too, spinning on made training ten times slower; sleeping at once costs a quarter on idle ones. And glibc keeps
+cores that others use too, spinning on made training ten times slower; sleeping at once costs a quarter on idle ones. glibc keeps
 the memory of tensors for the next step instead of giving it back each time: 3 % of a training on a CPU."""
 GRACE_S = 25.0
 """So long a graceful child has once it is told to stop; whoever stops machines gives 30 s as a rule."""

@@ -87,11 +87,16 @@ def refuse_what_cannot_merge(folder: Path, manifest: ContenderManifest) -> Tuned
     return spec
 
 
+def refuse_full_folder(to: Path) -> None:
+    """Raises BadConfig where an export would mix with what is there."""
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise BadConfig(f"{to} is there already and is not an empty folder: name a new folder, or empty it")
+
+
 @contextmanager
 def _new_folder(to: Path) -> Iterator[Path]:
     """A folder aside that gets its name when the `with` ends well, and is removed when it does not."""
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
-        raise BadConfig(f"{to} is there already and is not an empty folder: name a new folder, or empty it")
+    refuse_full_folder(to)
     aside = to.with_name(f".{to.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)  # of an export that was killed
     aside.mkdir(parents=True)
@@ -112,6 +117,7 @@ def _write_merged(folder: Path, manifest: ContenderManifest, spec: TunedSpec, as
     )
     model.save_pretrained(aside)
     tokenizer.model_max_length, tokenizer.truncation_side = spec.max_tokens, spec.truncation_side.value
+    tokenizer.init_kwargs["truncation_side"] = spec.truncation_side.value  # else it is not saved
     tokenizer.save_pretrained(aside)
 
 

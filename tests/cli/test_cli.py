@@ -31,12 +31,25 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert all(
         command in done.stdout
-        for command in ("run", "predict", "prompt", "grade", "serve", "report", "runs", "compare", "champion")
+        for command in ("run", "predict", "prompt", "grade", "serve", "export", "report", "runs", "compare", "champion")
     )
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["predict"], ["prompt"], ["grade"], ["serve"], ["report"], ["runs"], ["compare"], ["champion", "show"]]
+    "command",
+    [
+        [],
+        ["run"],
+        ["predict"],
+        ["prompt"],
+        ["grade"],
+        ["serve"],
+        ["export"],
+        ["report"],
+        ["runs"],
+        ["compare"],
+        ["champion", "show"],
+    ],
 )
 def test_help_and_start_import_nothing_heavy(command: list[str], tmp_path: Path) -> None:
     code = (

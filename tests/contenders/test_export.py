@@ -1,0 +1,151 @@
+"""A contender leaves for other programs: as it is, or merged into one model that answers as it does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import main
+from tasks.bases import ResolvedBase
+from tasks.config import Method, TruncationSide, Tuned
+from tasks.contenders import export
+from tasks.contenders.export import export_contender, export_merged
+from tasks.contenders.loader import load_contender
+from tasks.errors import BadConfig, IntegrityError
+from tasks.manifest import ContenderManifest, write_manifest
+from tasks.records import Arm, ContenderRecord, DatasetRecord
+from tasks.settings import Settings
+from tasks.tuning.tune import tune
+from tasks.workspace import Workspace
+from tests.tiny_model import examples, make_tokens
+
+ROWS = examples("test", 40)
+TEXTS = [row.inputs["text"] for row in ROWS]
+
+
+@pytest.fixture(scope="module")
+def contenders(
+    base: ResolvedBase, dataset: DatasetRecord, workspace: Workspace, lora: ContenderRecord
+) -> dict[str, ContenderRecord]:
+    tokens = make_tokens(workspace.root, base, dataset)
+    made = {"lora": lora}
+    for method, more in (("head", {}), ("dora", {"dora": True, "truncation_side": TruncationSide.LEFT})):
+        recipe = Tuned(name=method, base="tiny", learning_rate=0.01, epochs=1, batch_size=8, max_tokens=8)
+        recipe = recipe.model_copy(update={"method": Method.LORA if more else Method(method)} | more)
+        made[method] = tune(recipe, dataset, tokens, base, workspace)
+    return made
+
+
+@pytest.mark.parametrize("name", ["lora", "dora", "head"])
+def test_a_merged_model_is_loaded_by_transformers_alone_and_answers_as_the_contender(
+    name: str, contenders: dict[str, ContenderRecord], settings: Settings, tmp_path: Path
+) -> None:
+    folder = contenders[name].folder
+    found = export_merged(folder, tmp_path / "out", TEXTS, settings)
+    assert (found.checked_rows, found.merged) == (len(TEXTS), True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".bin", ".pt", ".py")]
+    from transformers import pipeline
+
+    said = pipeline("text-classification", model=str(tmp_path / "out"))(TEXTS, truncation=True)
+    assert [each["label"] for each in said] == [each.label for each in load_contender(folder, settings=settings).predict(ROWS)]
+
+
+def test_a_contender_of_any_kind_is_exported_as_it_is_and_predicts_from_there(
+    lora: ContenderRecord, tfidf: ContenderRecord, settings: Settings, tmp_path: Path
+) -> None:
+    for contender in (lora, tfidf):
+        to = tmp_path / "deep" / contender.name
+        found = export_contender(contender.folder, to)
+        assert found.bytes == sum(path.stat().st_size for path in to.rglob("*") if path.is_file())
+        assert not (to / "record.json").exists()
+        said, meant = (load_contender(folder, settings=settings).predict(ROWS) for folder in (to, contender.folder))
+        assert said == meant
+
+
+def test_where_merged_and_unmerged_differ_nothing_is_left(
+    lora: ContenderRecord, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = export._write_merged
+
+    def damaged(folder: Path, manifest: Any, spec: Any, aside: Path, settings: Settings) -> None:
+        from safetensors.torch import load_file, save_file
+
+        real(folder, manifest, spec, aside, settings)
+        weights = load_file(aside / "model.safetensors")
+        weights["classifier.bias"] += 100 * (weights["classifier.bias"] == weights["classifier.bias"].max())
+        save_file(weights, aside / "model.safetensors", {"format": "pt"})
+
+    monkeypatch.setattr(export, "_write_merged", damaged)
+    with pytest.raises(IntegrityError, match=r"differ, in the label of \d+ of 40 rows and by up to 1e\+02"):
+        export_merged(lora.folder, tmp_path / "out", TEXTS, settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_merged_is_named(tfidf: ContenderRecord, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"'tfidf' \(a tfidf\) has no weights to merge"):
+        export_merged(tfidf.folder, tmp_path / "out", TEXTS, settings)
+    prompt = {"name": "ask", "arm": Arm.PROMPT, "kind": "prompt", "labels": ["a"], "inputs": ["text"], "occupies": "endpoint:x"}
+    for changes, message in (
+        ({}, r"'ask' \(a prompt\) has no weights to merge: leave out --merged"),
+        ({"kind": "tuned", "spec": {"frame": {"before": ""}}}, "answers in text"),
+    ):
+        folder = tmp_path / "made"
+        folder.mkdir(exist_ok=True)
+        write_manifest(folder, ContenderManifest.model_validate({"fingerprint": "0", "dataset": "0"} | prompt | changes))
+        with pytest.raises(BadConfig, match=message):
+            export_merged(folder, tmp_path / "out", TEXTS, settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_folder_and_no_rows_are_refused_and_an_empty_folder_is_taken(
+    lora: ContenderRecord, settings: Settings, tmp_path: Path
+) -> None:
+    with pytest.raises(BadConfig, match="no rows to compare"):
+        export_merged(lora.folder, tmp_path / "out", [], settings)
+    (tmp_path / "out").mkdir()
+    export_contender(lora.folder, tmp_path / "out")
+    with pytest.raises(BadConfig, match="not an empty folder"):
+        export_contender(lora.folder, tmp_path / "out")
+
+
+def test_the_command_exports_a_folder_of_the_workspace_and_refuses_one_outside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path / "home"))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    rows = "".join(f"{row.inputs['text']} {number},{row.label}\n" for number, row in enumerate(examples("any", 80)))
+    (work / "rows.csv").write_text("text,label\n" + rows)
+    (work / "task.yaml").write_text(
+        "name: tiny\ndataset: {source: rows.csv, splits: {train_rows: 40, dev_rows: 20, test_rows: 20}}\n"
+    )
+    from tasks.config import Trivial, load_config
+    from tasks.contenders.trivial import build_trivial
+    from tasks.data.load import load
+    from tasks.settings import load_settings
+
+    workspace = Workspace(tmp_path / "home" / "workspace")
+    config = load_config(work / "task.yaml", [])
+    contender = build_trivial(Trivial.TFIDF, load(config.dataset, load_settings(work), workspace), workspace)
+    words = ["export", "task.yaml", "--contender", str(contender.folder), "--output", "json"]
+    done = CliRunner().invoke(main, [*words, "--to", "out"])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["folder"] == str(work / "out")
+    assert (work / "out" / "contender.json").exists()
+    again = CliRunner().invoke(main, [*words, "--to", "out"])
+    assert again.exit_code == 2
+    assert "not an empty folder" in again.stderr
+    outside = CliRunner().invoke(main, ["export", "task.yaml", "--contender", "/etc", "--to", "other"])
+    assert outside.exit_code == 2
+    assert "outside the folders" in outside.stderr
+    both = CliRunner().invoke(main, [*words, "--version", "1", "--to", "other"])
+    assert both.exit_code == 2
+    assert "not both" in both.stderr
+    merged = CliRunner().invoke(main, [*words, "--merged", "--to", "other"])
+    assert merged.exit_code == 2
+    assert "no weights to merge" in merged.stderr
+    assert not (work / "other").exists()
