@@ -132,20 +132,16 @@ def test_the_command_exports_a_folder_of_the_workspace_and_refuses_one_outside(
     config = load_config(work / "task.yaml", [])
     contender = build_trivial(Trivial.TFIDF, load(config.dataset, load_settings(work), workspace), workspace)
     words = ["export", "task.yaml", "--contender", str(contender.folder), "--output", "json"]
-    done = CliRunner().invoke(main, [*words, "--to", "out"])
+    for more, message in (
+        (["--to", "rows.csv"], "not an empty folder"),
+        (["--to", "out", "--version", "1"], "not both"),
+        (["--to", "out", "--merged"], "no weights to merge"),
+        (["--to", "out", "--contender", "/etc"], "outside the folders"),
+    ):
+        refused = CliRunner().invoke(main, [*words, *more])
+        assert (refused.exit_code, message in refused.stderr) == (2, True), refused.stderr
+        assert not (work / "out").exists()
+    done = CliRunner().invoke(main, [*words, "--to", "out"])  # last, since a command that fails ends what its process would start
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["folder"] == str(work / "out")
     assert (work / "out" / "contender.json").exists()
-    again = CliRunner().invoke(main, [*words, "--to", "out"])
-    assert again.exit_code == 2
-    assert "not an empty folder" in again.stderr
-    outside = CliRunner().invoke(main, ["export", "task.yaml", "--contender", "/etc", "--to", "other"])
-    assert outside.exit_code == 2
-    assert "outside the folders" in outside.stderr
-    both = CliRunner().invoke(main, [*words, "--version", "1", "--to", "other"])
-    assert both.exit_code == 2
-    assert "not both" in both.stderr
-    merged = CliRunner().invoke(main, [*words, "--merged", "--to", "other"])
-    assert merged.exit_code == 2
-    assert "no weights to merge" in merged.stderr
-    assert not (work / "other").exists()
