@@ -26,7 +26,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    4,
+    5,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
