@@ -8,17 +8,19 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import main
+from services.bench import opened
 from tasks.bases import ResolvedBase
-from tasks.config import Method, TruncationSide, Tuned
+from tasks.config import BakeoffConfig, Method, TruncationSide, Tuned
 from tasks.contenders import export
 from tasks.contenders.export import export_contender, export_merged
 from tasks.contenders.loader import load_contender
 from tasks.errors import BadConfig, IntegrityError
-from tasks.manifest import ContenderManifest, write_manifest
+from tasks.manifest import ContenderManifest, read_manifest, write_manifest
 from tasks.records import Arm, ContenderRecord, DatasetRecord
 from tasks.settings import Settings
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace
+from tests.champions import crown
 from tests.tiny_model import examples, make_tokens
 
 ROWS = examples("test", 40)
@@ -145,3 +147,21 @@ def test_the_command_exports_a_folder_of_the_workspace_and_refuses_one_outside(
     assert done.exit_code == 0, done.stderr
     assert json.loads(done.stdout)["folder"] == str(work / "out")
     assert (work / "out" / "contender.json").exists()
+
+
+@pytest.mark.slow
+def test_the_command_exports_the_champion_and_an_older_version_from_the_store(
+    tmp_path: Path, lora: ContenderRecord, tfidf: ContenderRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "task.yaml").write_text("name: tiny\ndataset: rows.csv\n")
+    with opened(BakeoffConfig(name="tiny", dataset="rows.csv")) as bench:
+        for contender in (lora, tfidf):
+            crown(bench.places, "local", "tiny", contender)
+    refused = CliRunner().invoke(main, ["export", "task.yaml", "--to", "none", "--version", "7"])
+    assert (refused.exit_code, "has no version 7; there are 1, 2" in refused.stderr) == (2, True), refused.stderr
+    for more, name in ([], "tfidf"), (["--version", "1"], "lora"):
+        done = CliRunner().invoke(main, ["export", "task.yaml", "--to", name, "--output", "json", *more])
+        assert done.exit_code == 0, done.stderr
+        assert read_manifest(tmp_path / name).name == json.loads(done.stdout)["contender"] == name
