@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -116,16 +117,19 @@ def prune_store(config: Path, overrides: Sequence[str], keep: int, really: bool)
 
 
 def reproduce_version(config: Path, overrides: Sequence[str], number: int) -> Reproduction:
-    """Make the contender of a version again, in a home of its own where nothing is reused but an earlier try of the same."""
+    """Make the contender of a version again, in a home of its own where nothing is reused but an earlier try that was cut short."""
     with opened_registry(config, overrides) as registry:
         champion = registry.version(number)
         recorded = recorded_config(champion)
-        os.environ["BAKEOFF_HOME"] = str(registry.settings.home / "reproduced" / f"{registry.name}-v{number:06d}")
+        home = registry.settings.home / "reproduced" / f"{registry.name}-v{number:06d}"
+        os.environ["BAKEOFF_HOME"] = str(home)
         from flows.reproduce import reproduce
 
         with terminal_progress(), named_server():
             made = reproduce(recorded, champion.contender)
-        return compare_made(registry.client, champion, *made)
+        found = compare_made(registry.client, champion, *made)
+        shutil.rmtree(home)  # the next time is to make it again
+        return found
 
 
 def describe(champion: ChampionVersion | None) -> str:

@@ -102,7 +102,11 @@ def _new_folder(to: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        aside.rename(to)
+        if to.is_dir():  # it may be a link or a mounted volume, which no name goes over
+            for path in aside.iterdir():
+                shutil.move(path, to / path.name)
+        else:
+            aside.rename(to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

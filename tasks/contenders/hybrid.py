@@ -369,7 +369,7 @@ def _calibrated(
     plain = prompt.model_copy(update={"scale": 1.0, "bias": {}})
     asked = questions(folder, spec, rows, [first[row.example] for row in rows])
     fitted = fit_to(plain, rows, answer_questions(plain, list(asked.values()), asking(prompt.endpoint)), name)
-    return spec.model_copy(update={"scale": fitted.scale, "bias": fitted.bias})
+    return spec if fitted is plain else spec.model_copy(update={"scale": fitted.scale, "bias": fitted.bias})
 
 
 def _finding(hybrid: Hybrid, spec: HybridSpec, dataset: DatasetRecord) -> Finding:

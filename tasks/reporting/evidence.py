@@ -15,7 +15,7 @@ from tasks.reporting.rows import NONE, Answers, examples_at, read_answers
 from tasks.reporting.text import cut
 from tasks.workspace import Building, Stage, Workspace, read_record
 
-STAGE = Stage("evidence", 1, ("tasks.reporting.evidence", "tasks.reporting.rows", "tasks.reporting.text"))
+STAGE = Stage("evidence", 2, ("tasks.reporting.evidence", "tasks.reporting.rows", "tasks.reporting.text"))
 BINS = 10
 ROWS_SHOWN, FAILED_SHOWN = 20, 5
 RAW_AT = 300
@@ -25,7 +25,8 @@ def find_evidence(kept: KeptRun, workspace: Workspace) -> Evidence | None:
     """What the rows of a run show: found, or gathered from its products; None where these are no longer in the workspace."""
     dataset = kept.dataset.model_copy(update={"folder": workspace.root / kept.dataset_folder})
     inputs = [dataset.fingerprint, *(part for each in kept.contenders for part in (each.fingerprint, each.predictions))]
-    found = workspace.find(STAGE, inputs, {}, Evidence)
+    config = {"developed": [_developed(each) for each in kept.contenders]}  # of this, a contender's fingerprint knows nothing
+    found = workspace.find(STAGE, inputs, config, Evidence)
     needed = [dataset.folder / "test.parquet"]
     needed += [workspace.root / each.predictions_folder / FILE for each in kept.contenders]
     needed += [workspace.root / each.folder / "contender.json" for each in kept.contenders]
@@ -35,7 +36,12 @@ def find_evidence(kept: KeptRun, workspace: Workspace) -> Evidence | None:
     def build(_: Building) -> Evidence:
         return gather(kept.contenders, dataset, workspace.root)
 
-    return workspace.produce(STAGE, inputs, {}, Evidence, build)
+    return workspace.produce(STAGE, inputs, config, Evidence, build)
+
+
+def _developed(contender: KeptContender) -> list[Any]:
+    curve, sweep, repeats = contender.curve, contender.sweep, contender.repeats
+    return [curve and curve.fingerprint, sweep and sweep.fingerprint, repeats and repeats.model_dump(mode="json")]
 
 
 def gather(contenders: Sequence[KeptContender], dataset: DatasetRecord, root: Path) -> Evidence:
@@ -130,9 +136,9 @@ def _reading(answers: Answers, labels: dict[str, int], failed: list[ShownRow], f
         failures=dict(Counter(failure for failure in answers.columns["failure"] if failure).most_common()),
         failed=failed,
         training=record.training if record else None,
-        curve=record.curve if record else None,
-        sweep=record.sweep if record else None,
-        repeats=record.repeats if record else None,
+        curve=answers.contender.curve,
+        sweep=answers.contender.sweep,
+        repeats=answers.contender.repeats,
         prompt=_prompt(folder),
     )
 

@@ -25,6 +25,9 @@ class KeptContender(Model):
     machine: str
     findings: list[Finding] = []
     """Of its tokens, of what was tried for it, and of its training."""
+    curve: CurveRecord | None = None
+    sweep: SweepRecord | None = None
+    repeats: Repeats | None = None
 
 
 class KeptRun(Model):

@@ -152,6 +152,9 @@ def _contender(contender: ContenderRecord, evaluation: Evaluation, tokens: Token
         requests=predictions.requests,
         machine=predictions.machine,
         findings=[*(tokens.findings if tokens else []), *contender.findings, *trained],
+        curve=contender.curve,
+        sweep=contender.sweep,
+        repeats=contender.repeats,
     )
 
 

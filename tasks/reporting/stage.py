@@ -1,5 +1,6 @@
 """The room's Prefect task."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from tasks.reporting.page import write_report
 from tasks.reporting.runs import keep_run, runs_folder
 from tasks.workspace import Workspace
 
+logger = logging.getLogger(__name__)
+
 
 @stage("page", run_name="page {verdict.name}")
 def page(
@@ -24,8 +27,16 @@ def page(
     judgement: Judgement,
     workspace: Workspace,
 ) -> Path:
-    """Keep what a report needs beside the verdict, write the report, and say on the run's page where it lies."""
+    """Keep what a report needs beside the verdict, write the report, and say on the run's page where it lies.
+
+    A report that cannot be drawn does not undo what was decided and published: the log says why, and which command tries again.
+    """
     keep_run(verdict.run_id, config, dataset, evaluated, tokens, judgement, workspace.root)
-    written = write_report(runs_folder(workspace.root) / verdict.run_id, workspace)
+    folder = runs_folder(workspace.root) / verdict.run_id
+    try:
+        written = write_report(folder, workspace)
+    except Exception:
+        logger.exception("the report could not be written; once that is mended: bakeoff report %s", verdict.run_id)
+        return folder
     create_link_artifact(key=artifact_key("report", verdict.name), link=written.as_uri(), description=f"The report: {written}")
     return written

@@ -89,12 +89,13 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     from tasks.tuning.quiet import quiet_libraries
 
     quiet_libraries()
-    device = _as_before(job, pick_device())
+    device = as_before(job.checkpoints.parent, pick_device())
     together.take_device(device.name)
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
     trainer, before, findings = _within_memory(job, device, tokenizer)
     if trainer.pruned:
+        put_back(trainer.model)
         facts = _facts(job, device, trainer, [], time.perf_counter() - started)
         return Outcome(training=facts, vocabulary=len(tokenizer), pruned=True).model_dump(mode="json")
     logits = trainer.use_best()
@@ -109,11 +110,15 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     return Outcome(training=facts, samples=samples, vocabulary=len(tokenizer)).model_dump(mode="json")
 
 
-def _as_before(job: Job, device: Device) -> Device:
-    """The device as a killed run of this job had it: whether bfloat16 pays is measured, and must not change within a training."""
+def as_before(folder: Path, device: Device) -> Device:
+    """The device as a killed run of this job had it: whether bfloat16 pays is measured, and must not change within a training.
+
+    Args:
+        folder: that outlives a killed run; the choice is kept there.
+    """
     from tasks.tuning import together
 
-    place = job.checkpoints.parent / "device.json"
+    place = folder / "device.json"
     if place.exists():
         before = Device(**json.loads(place.read_text(encoding="utf-8")))
         if before.name == device.name:
@@ -211,7 +216,7 @@ def _kept(job: Job, device: Device, model: Any, pad_id: int, train: Any, dev: An
     """What the encoder says of train and dev, which then stands in its place: only the head is left to compute."""
     from tasks.tuning.kept import keep, stand_in
 
-    folder = job.checkpoints.parent / "kept"
+    folder = job.checkpoints.parent / f"kept-{device.name}-{device.dtype}"
     with progress(f"encode {job.tuned.name}", len(train) + len(dev)) as bar:
         train = keep(model, train, folder, "train", pad_id, device.dtype, bar.advance)
         dev = keep(model, dev, folder, "dev", pad_id, device.dtype, bar.advance)

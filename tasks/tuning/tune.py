@@ -111,7 +111,8 @@ def tune(
             outcome = _train(tuned, request, training or Training(), workspace, building)
         facts = TrainingFacts.model_validate(outcome["training"])
         if outcome["pruned"]:
-            shutil.rmtree(building.inprogress / "checkpoints")
+            for left in ("checkpoints", *(path.name for path in building.inprogress.glob("kept-*"))):
+                shutil.rmtree(building.inprogress / left)
             raise Pruned(facts)
         if adapted:
             facts = _with_adaptation(facts, adapted)

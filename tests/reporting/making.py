@@ -15,12 +15,15 @@ from tasks.records import (
     Answer,
     Arm,
     ContenderRecord,
+    CurvePoint,
+    CurveRecord,
     DatasetRecord,
     Example,
     Failure,
     Finding,
     Prediction,
     PredictionsRecord,
+    Repeats,
     ScoresRecord,
     TokensRecord,
     TrainingFacts,
@@ -137,7 +140,19 @@ def _contender(
     write_durably(folder / "record.json", contender.model_dump_json())
     answers = [_answer(made, place, label, arm) for place, label in enumerate(labels)]
     rows = [row for split in ("dev", "test") for row in join(name, split, examples, answers, made.labels)]
-    return contender.model_copy(update={"folder": folder}), _evaluation(root, contender, rows, len(examples))
+    developed = {"repeats": REPEATS, "curve": CURVE} if arm is Arm.TUNED else {}  # known to the run alone, as in a real one
+    return contender.model_copy(update={"folder": folder, **developed}), _evaluation(root, contender, rows, len(examples))
+
+
+REPEATS = Repeats(seeds=[42, 43], dev_accuracy=[0.78, 0.8], mean=0.79, spread=0.0141, chosen=43)
+CURVE = CurveRecord(
+    points=[CurvePoint(share=share, rows=rows, dev_accuracy=0.8, interval=(0.7, 0.9)) for share, rows in ((0.5, 20), (1, 40))],
+    intercept=0.0,
+    slope=-0.3,
+    gain=0.01,
+    gain_interval=(-0.01, 0.03),
+    sentence="twice the labels would add 1.0 points",
+)
 
 
 def _answer(made: Made, place: int, label: str | None, arm: Arm) -> Answer:

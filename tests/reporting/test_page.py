@@ -173,3 +173,10 @@ def test_a_run_of_an_earlier_release_has_a_report_of_what_its_verdict_says(verdi
     page = write_report(runs_folder(space) / verdict.run_id, Workspace(space), tmp_path / "deep" / "it.html").read_text()
     assert "Contenders" in page
     assert "An earlier release made this run" in page
+
+
+def test_what_the_run_alone_knows_of_its_tuned_contenders_is_shown(verdict: Verdict, space: Path) -> None:
+    page = write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text()
+    assert "twice the labels would add 1.0 points" in page
+    assert "How tuned grows with its rows" in page
+    assert "seed" in page

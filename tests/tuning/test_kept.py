@@ -129,7 +129,7 @@ def test_a_resumed_training_keeps_the_dtype_that_it_began_with(base: ResolvedBas
         }
     )
     first = Device("cpu", "bfloat16", "measured")
-    assert train._as_before(job, first) == first
-    assert train._as_before(job, Device("cpu", "float32", "measured again, on a busy machine")) == first
+    assert train.as_before(job.checkpoints.parent, first) == first
+    assert train.as_before(job.checkpoints.parent, Device("cpu", "float32", "measured again, on a busy machine")) == first
     other = Device("cuda", "bfloat16", "moved to another machine")
-    assert train._as_before(job, other) == other
+    assert train.as_before(job.checkpoints.parent, other) == other

@@ -101,10 +101,11 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     from tasks.data.tokenize import load_tokenizer
     from tasks.device import pick_device
     from tasks.tuning.quiet import quiet_libraries
+    from tasks.tuning.train import as_before
 
     quiet_libraries()
     set_seed(job.tuned.seed)
-    device = pick_device()
+    device = as_before(job.checkpoints.parent, pick_device())
     tokenizer = load_tokenizer(job.base.path).tokenizer
     model, kind, findings = load_for_text(job.base, tokenizer)
     trainer = _trainer(job, model.to(device.name), kind, tokenizer, device)

@@ -12,7 +12,7 @@ from tasks.data.answers import same_text
 from tasks.device import Device, pick_device
 from tasks.progress import progress
 from tasks.records import Finding, TrainingFacts
-from tasks.tuning.train import Job, Outcome, _within_memory, epoch_facts, facts_of
+from tasks.tuning.train import Job, Outcome, _within_memory, as_before, epoch_facts, facts_of
 
 ANSWERED_EACH_EPOCH = 64
 """Dev rows whose answers are written out after each epoch, at most: writing is slow, and dev's loss chooses the epoch."""
@@ -28,7 +28,7 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     from tasks.tuning.quiet import quiet_libraries
 
     quiet_libraries()
-    device = pick_device()
+    device = as_before(job.checkpoints.parent, pick_device())
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
     trainer, _, findings = _within_memory(job, device, tokenizer, _attempt)

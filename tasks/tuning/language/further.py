@@ -25,6 +25,7 @@ from tasks.errors import BadData
 from tasks.progress import progress
 from tasks.records import Example, Finding
 from tasks.tuning.language.pairs import FILE, Pair, load_pairs, split_pairs, write_pairs
+from tasks.tuning.train import as_before
 from tasks.workspace import write_durably
 
 BEST, LOOKS, REWARD = "best.safetensors", "looks.json", "reward"
@@ -65,7 +66,7 @@ class Desk:
         from tasks.data.tokenize import load_tokenizer
 
         self.job, self.tuned = job, job.tuned
-        self.device: Device = pick_device()
+        self.device: Device = as_before(job.work, pick_device())
         self.tokenizer = load_tokenizer(job.base.path).tokenizer
         self.frame = frame_of(self.tokenizer)
         self.train: list[Example] = list(read_example_file(job.train))
