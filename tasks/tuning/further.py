@@ -1,7 +1,5 @@
 """The Further stage: a contender of the supervised step in, one that preferences or reinforcement taught more out."""
 
-import json
-
 from tasks.bases import ResolvedBase
 from tasks.child import run_child
 from tasks.config import OBJECTIVES_OWN, Objective, Tuned
@@ -12,12 +10,12 @@ from tasks.records import Arm, ContenderRecord, DatasetRecord, Finding, TokensRe
 from tasks.settings import Settings, load_settings
 from tasks.tuning.language.pairs import FILE, find_preferences, read_pairs, write_pairs
 from tasks.tuning.methods import ADAPTER
-from tasks.tuning.tune import CURVES, tune
+from tasks.tuning.tune import CURVES, tune, write_curves
 from tasks.workspace import Building, Stage, Workspace, link
 
 FURTHER = Stage(
     "further",
-    1,
+    2,
     (
         "tasks.tuning.further",
         "tasks.tuning.language.causal",
@@ -74,7 +72,7 @@ def further(
         for name in manifest.files:
             if not name.startswith(f"{ADAPTER}/") and name != CURVES:
                 link(first.folder / name, building.folder / name)
-        (building.folder / CURVES).write_text(json.dumps(facts.epochs + outcome["watched"], indent=2), encoding="utf-8")
+        write_curves(building.folder, facts.epochs + outcome["watched"])
         written = write_manifest(building.folder, manifest.model_copy(update={"fingerprint": building.fingerprint}))
         size = sum((building.folder / name).stat().st_size for name in written.files)
         return ContenderRecord(

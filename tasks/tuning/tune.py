@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    5,
+    6,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
@@ -56,6 +57,12 @@ class Pruned(Exception):
     def __init__(self, facts: TrainingFacts) -> None:
         super().__init__("given up")
         self.facts = facts
+
+
+def write_curves(folder: Path, looks: Sequence[Mapping[str, float]]) -> None:
+    """What was seen at each look at dev, without the seconds: the same training gives the same files, hence the same hash."""
+    told = [{name: value for name, value in look.items() if name != "seconds"} for look in looks]
+    (folder / CURVES).write_text(json.dumps(told, indent=2), encoding="utf-8")
 
 
 def tune(
@@ -117,7 +124,7 @@ def tune(
         if adapted:
             facts = _with_adaptation(facts, adapted)
             _carry(adapted, tuned, building.folder)
-        (building.folder / CURVES).write_text(json.dumps(facts.epochs, indent=2), encoding="utf-8")
+        write_curves(building.folder, facts.epochs)
         said = f"{tuned.name}: {tuned.method}, {facts.parameters_trained:,} of {facts.parameters:,} parameters"
         draw_curves(said, facts.losses, facts.epochs, facts.best_epoch, building.folder / PICTURE)
         manifest = ContenderManifest(
