@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tasks import child
 from tasks.prompting import limits
 from tests.live import make_readable, prefect_server
 
@@ -17,12 +18,21 @@ os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"  # most tests 
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No setting of the developer's reaches a test, and no test writes into the working folder."""
-    for name in list(os.environ):
-        if name.startswith("BAKEOFF_"):
-            monkeypatch.delenv(name)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No setting of the developer's reaches a test, and no test writes into the working folder. What a command sets for its process
+    (it ends with it, as a rule) does not reach the next test, nor the fixtures of the next module."""
+    for name in _settings():
+        monkeypatch.delenv(name)
     monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path_factory.mktemp("home")))
+    own = _settings()
+    yield
+    for name in _settings() - own:
+        del os.environ[name]
+    child._ending.clear()  # a command that failed lets its process start no child any more
+
+
+def _settings() -> set[str]:
+    return {name for name in os.environ if name.startswith("BAKEOFF_")}
 
 
 @pytest.fixture(autouse=True)

@@ -140,7 +140,7 @@ def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
     tokens = make_tokens(tmp_path / "tokens", base, dataset)
     recipe = Tuned(name="wide", targets=["q_lin"], epochs=1, batch_size=64)
     asked = job(recipe, tokens, base, home)
-    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(400 * 2**20)]
+    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(550 * 2**20)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads(done.stdout.splitlines()[-1])
