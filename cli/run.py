@@ -44,7 +44,8 @@ def show_verdict(verdict: "Verdict", output: str, config: Path) -> None:
 
     kept = runs_folder(load_settings().home / "workspace") / verdict.run_id
     closer = [f"bakeoff champion show {config}", f'bakeoff predict {config} --text "…"', f"cat {kept / VERDICT}"]
-    Console().print(render_verdict(verdict, closer if verdict.champion else closer[-1:], str(kept / REPORT)))
+    page = str(kept / REPORT) if (kept / REPORT).exists() else ""  # where it could not be drawn, the log says why
+    Console().print(render_verdict(verdict, closer if verdict.champion else closer[-1:], page))
 
 
 def allow_roots(config: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.run import allow_roots, named_server, terminal_progress
+from services.keeper import wait_until_stopped
 from services.places import LivePlaces
 from tasks.config import load_config
 from tasks.errors import BadConfig, IntegrityError
@@ -128,6 +129,8 @@ def reproduce_version(config: Path, overrides: Sequence[str], number: int) -> Re
         with terminal_progress(), named_server():
             made = reproduce(recorded, champion.contender)
         found = compare_made(registry.client, champion, *made)
+        for service in ("llm", "s3"):  # they write until they end, a moment after their last user
+            wait_until_stopped(home / service, 30)
         shutil.rmtree(home)  # the next time is to make it again
         return found
 

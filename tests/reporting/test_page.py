@@ -179,4 +179,4 @@ def test_what_the_run_alone_knows_of_its_tuned_contenders_is_shown(verdict: Verd
     page = write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text()
     assert "twice the labels would add 1.0 points" in page
     assert "How tuned grows with its rows" in page
-    assert "seed" in page
+    assert "tuned: by seed" in page
