@@ -12,6 +12,8 @@ from tasks.contenders.stage import pair, trivial
 from tasks.data.stage import load, tokenize
 from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
+from tasks.grading.judge import Judge, check_fits
+from tasks.grading.stage import build_referee
 from tasks.orchestration import (
     Lanes,
     ask_approval,
@@ -28,7 +30,7 @@ from tasks.prompting.techniques.interview import interview_person
 from tasks.records import ContenderRecord, DatasetRecord, Decision, TokensRecord, Verdict
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication
-from tasks.registry.stage import fetch_champion, find_champion, publish_winner
+from tasks.registry.stage import fetch_champion, find_champion, grading_champion, publish_winner
 from tasks.reporting.stage import page
 from tasks.tuning.stage import find_base, train
 from tasks.verdict.report import approved, verdict_of
@@ -69,6 +71,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
             models=models,
             contenders=[contender for contender, _ in evaluated],
             champion=champion.champion() if champion else None,
+            grader=config.grader.named if config.grader else None,
             looks=looks(config, dataset, evaluations, holder, bench.workspace),
             spent_usd=bench.cap.spent_usd,
             reused=bench.workspace.reused,
@@ -92,7 +95,7 @@ def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> tupl
     lanes, space = Lanes(), bench.workspace
     bases = [find_base(tuned, bench.settings, space) for tuned in config.tuned]  # what is wrong comes out before anybody is paid
     tokens = [tokenize(tuned, dataset, base, space) for tuned, base in zip(config.tuned, bases, strict=True)]
-    told = interview_people(config, dataset, bench)
+    grader, told = seat_grader(config, bench), interview_people(config, dataset, bench)
     made: dict[str, Made] = {kind: ({"device"}, lanes.submit({"device"}, trivial, kind, dataset, space)) for kind in config.trivial}
     for tuned, base, ids in zip(config.tuned, bases, tokens, strict=True):
         asked = tuned, dataset, ids, base, space, config.samples, bench.settings
@@ -101,7 +104,7 @@ def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> tupl
         resource = {bench.resource(f"endpoint:{prompt.endpoint}")}
         around = prompt, config.task, dataset, bench.places, bench.cap, space, told.get(prompt.name)
         made[prompt.name] = resource, lanes.submit(resource, prompt_contender, *around)
-    rows = dataset, bench.places, bench.cap, config, space
+    rows = dataset, bench.places, bench.cap, config, space, grader
     evaluations = {name: lanes.submit(lane, evaluate, each, *rows) for name, (lane, each) in made.items()}
     for hybrid in config.hybrids:
         both = {"device", *made[hybrid.prompt][0]}
@@ -130,4 +133,17 @@ def evaluate_champion(
     if again:
         return again[0]
     contender = fetch_champion(config, champion, bench.places, bench.workspace)
-    return evaluate(contender, dataset, bench.places, bench.cap, config, bench.workspace)
+    return evaluate(contender, dataset, bench.places, bench.cap, config, bench.workspace, seat_grader(config, bench))
+
+
+def seat_grader(config: BakeoffConfig, bench: Bench) -> Judge | None:
+    """Who goes over free-text answers, with what it asks; None where the config names nobody."""
+    if config.grader is None:
+        return None
+    if config.grader.champion:
+        contender = grading_champion(config, bench.places, bench.workspace)
+    else:
+        contender = build_referee(config.grader, bench.places, bench.cap, bench.workspace)
+    grader = Judge(contender, bench.asking(contender), bench.settings, bench.workspace)
+    check_fits(grader, config.grader.right)
+    return grader

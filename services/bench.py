@@ -35,8 +35,9 @@ class Bench:
         return "device" if name == occupies or self.settings.endpoint(name).service else occupies
 
     def remote(self, config: BakeoffConfig) -> list[str]:
-        """The endpoints that the config's prompts ask and that are not embedded."""
-        names = dict.fromkeys(prompt.endpoint for prompt in config.prompts)
+        """The endpoints that the config's prompts and its grader ask and that are not embedded."""
+        grader = [config.grader.prompt] if config.grader and config.grader.prompt else []
+        names = dict.fromkeys(prompt.endpoint for prompt in [*config.prompts, *grader])
         return [name for name in names if not self.settings.endpoint(name).service]
 
     def asking(self, contender: ContenderRecord) -> "AskContext | None":
@@ -79,6 +80,7 @@ def check_names(config: BakeoffConfig, settings: Settings) -> None:
     """
     from tasks.contenders.hybrid import check_hints
     from tasks.data.sources import locate
+    from tasks.grading.referee import check_referee
     from tasks.prompting.endpoint import preflight
 
     settings.store(config.store)
@@ -89,5 +91,6 @@ def check_names(config: BakeoffConfig, settings: Settings) -> None:
 
             refuse_bad_template(prompt, settings)
     check_hints(config, settings)
+    check_referee(config, settings)
     locate(config.dataset, settings)
     settings.check_home()

@@ -561,6 +561,30 @@ class Hybrid(Part):
     """How the two work together."""
 
 
+class Grader(Part):
+    """Who says whether a free-text answer that is not its reference's text is right all the same: a prompt, or a champion."""
+
+    prompt: Prompt | None = None
+    """A prompt that grades `correct` or `wrong`; without instructions and template of its own it gets general ones."""
+    champion: str = Field("", pattern=r"^([a-z0-9][a-z0-9_-]{0,63})?$")
+    """Or the bake-off of graders, in the same store, whose champion grades; it has three inputs: question, right answer, answer."""
+    right: list[str] = Field(default=["correct"], min_length=1)
+    """The grades that count as right."""
+
+    @property
+    def named(self) -> str:
+        """What it is called: the prompt's name, or the bake-off's."""
+        return self.prompt.name if self.prompt else self.champion
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if bool(self.prompt) == bool(self.champion):
+            raise ValueError("grader needs a prompt or a champion, and not both: name one")
+        if self.prompt and self.right != ["correct"]:
+            raise ValueError(f"grader.right is {self.right}, but a grader's prompt says correct or wrong: leave right out")
+        return self
+
+
 class Budget(Part):
     """What a run may spend on endpoints."""
 
@@ -637,6 +661,8 @@ class BakeoffConfig(Part):
     """The fine-tuned contenders."""
     hybrids: list[Hybrid] = []
     """Contenders that pair a tuned model with a prompt."""
+    grader: Grader | None = None
+    """generation: who goes over answers that are not their reference's text; empty leaves those wrong."""
     budget: Budget = Budget()
     """What the run may spend."""
     gate: Gate = Gate()
@@ -671,6 +697,8 @@ class BakeoffConfig(Part):
 
     def _answers_are_of_the_kind(self) -> None:
         free = self.dataset.kind is Kind.GENERATION
+        if self.grader and not free:
+            raise ValueError("grader goes over answers in free text, but dataset.kind is classification: remove grader")
         for tuned in self.tuned:
             if (free or tuned.as_text) and tuned.method is Method.HEAD:
                 raise ValueError(f"tuned {tuned.name!r} answers in text, where there is no head to train: set method lora or full")

@@ -793,6 +793,9 @@ class Verdict(Model):
     """Between the finalists of the prompt and the tuned arms; null where one arm has none."""
     looks: Looks | None = None
     """How often these test rows were looked at; a verdict of an earlier release has none."""
+    grader: str | None = None
+    """Who went over free-text answers that are not their reference's text: a prompt, or the champion of a bake-off; null where
+    nobody did."""
     approval: Approval | None = None
     """What a person said, where the gate asked for approval; null where nobody was asked."""
     effects: list[Effect] = []

@@ -14,6 +14,7 @@ from tasks.settings import Places, Settings
 from tasks.workspace import Building, Stage, Workspace, digest
 
 if TYPE_CHECKING:
+    from tasks.grading.judge import Judge
     from tasks.prompting.budget import Cap
 
 STAGE = Stage("scores", 3, ("tasks.evaluation.scores", "tasks.evaluation.cost", "tasks.evaluation.clusters", "tasks.metrics"))
@@ -29,10 +30,24 @@ class Evaluation:
 
 
 def evaluate(
-    contender: ContenderRecord, dataset: DatasetRecord, places: Places, cap: "Cap", config: BakeoffConfig, workspace: Workspace
+    contender: ContenderRecord,
+    dataset: DatasetRecord,
+    places: Places,
+    cap: "Cap",
+    config: BakeoffConfig,
+    workspace: Workspace,
+    grader: "Judge | None" = None,
 ) -> Evaluation:
-    """A contender's predictions on dev and test, and their scores; errors as of `predict`."""
+    """A contender's predictions on dev and test, and their scores; errors as of `predict`.
+
+    Args:
+        grader: goes over free-text answers that are not their reference's text; as `config.grader` says.
+    """
     predictions = predict(contender, dataset, places, cap, workspace, config.budget.max_failed)
+    if grader and config.grader:
+        from tasks.evaluation.graded import regrade
+
+        predictions = regrade(predictions, dataset, grader, config.grader.right, workspace)
     return Evaluation(predictions, score(contender, predictions, dataset, config.gate.alpha, places.settings, workspace))
 
 

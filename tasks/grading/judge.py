@@ -122,16 +122,9 @@ def grade_rows(judge: Judge, rows: Sequence[Example], spec: PromptSpec | None = 
     return [grades[row.example] for row in rows]
 
 
-def judge_answers(judge: Judge, answers: Sequence[FreeText], right: Collection[str]) -> list[Judged]:
-    """What the judge makes of any contender's free-text answers, in order.
-
-    Args:
-        right: the grades that count as right.
-
-    Raises:
-        BadConfig: the judge does not see three columns (question, reference, answer), or does not give the grades in `right`.
-        BudgetReached, EndpointError: as `grade_rows`.
-    """
+def check_fits(judge: Judge, right: Collection[str]) -> None:
+    """Raises BadConfig where a judge does not see three columns (question, reference, answer), or does not give the grades in
+    `right`."""
     columns = judge.manifest.inputs
     unknown = [grade for grade in right if grade not in judge.manifest.labels]
     if unknown or not right:
@@ -143,6 +136,20 @@ def judge_answers(judge: Judge, answers: Sequence[FreeText], right: Collection[s
             f"judge {judge.manifest.name!r} sees {', '.join(columns)}: answers are judged by a question, a reference and an "
             "answer, so its config has three columns under dataset.inputs, in this order"
         )
+
+
+def judge_answers(judge: Judge, answers: Sequence[FreeText], right: Collection[str]) -> list[Judged]:
+    """What the judge makes of any contender's free-text answers, in order.
+
+    Args:
+        right: the grades that count as right.
+
+    Raises:
+        BadConfig: the judge does not see three columns (question, reference, answer), or does not give the grades in `right`.
+        BudgetReached, EndpointError: as `grade_rows`.
+    """
+    check_fits(judge, right)
+    columns = judge.manifest.inputs
     inputs = [dict(zip(columns, answer, strict=True)) for answer in answers]
     rows = [Example(example=digest(each), row=number, inputs=each, label=None) for number, each in enumerate(inputs, 1)]
     return [Judged(grade=grade, right=grade.grade in right) for grade in grade_rows(judge, rows)]

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.config import BakeoffConfig, Prompt
+from tasks.config import BakeoffConfig, Grader, Prompt
 from tasks.grading import grade as grading
 from tasks.grading import judge as judges
+from tasks.grading import referee
 from tasks.grading.judge import Judge
 from tasks.grading.records import GradedRecord, GradingFile, GradingReport, JudgeRecord
 from tasks.grading.report import agreement_rows, confusion_rows, stayed_in_all, verdict_on_judge
@@ -38,6 +39,12 @@ def build_judge(
 ) -> ContenderRecord:
     """The contender that grades by a prompt."""
     return judges.build_judge(prompt, config, grades, places, cap, workspace)
+
+
+@stage("grader", run_name="grader {grader.prompt.name}")
+def build_referee(grader: Grader, places: Places, cap: "Cap", workspace: Workspace) -> ContenderRecord:
+    """The contender that goes over free-text answers, where the config gives its prompt."""
+    return referee.build_referee(grader, places, cap, workspace)
 
 
 @stage("grade", run_name="grade {file.rows} rows")

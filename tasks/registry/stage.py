@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tasks.config import BakeoffConfig
+from tasks.errors import BadConfig
 from tasks.orchestration import stage
 from tasks.records import ContenderRecord, PublicationRecord
 from tasks.registry import champion as champions
@@ -22,6 +23,17 @@ def find_champion(config: BakeoffConfig, places: Places) -> ChampionVersion | No
     if not places.settings.store(config.store).service:
         check_store(places, config.store)
     return champions.current_champion(places, config.store, config.name)
+
+
+@stage("grader", "grader {config.grader.champion}")
+def grading_champion(config: BakeoffConfig, places: Places, workspace: Workspace) -> ContenderRecord:
+    """The champion that goes over free-text answers. Raises BadConfig where its bake-off has none."""
+    assert config.grader
+    name = config.grader.champion
+    found = champions.champion_contender(places, config.store, name, workspace)
+    if found is None:
+        raise BadConfig(f"grader.champion names {name!r}, which has no champion in store {config.store!r}: run its bake-off first")
+    return found
 
 
 @stage("fetch", "fetch {champion.contender}")

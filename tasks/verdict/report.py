@@ -54,6 +54,7 @@ def verdict_of(
     contenders: Sequence[ContenderRecord] = (),
     champion: Champion | None,
     looks: Looks | None = None,
+    grader: str | None = None,
     spent_usd: float,
     reused: Sequence[str],
     created: datetime,
@@ -65,6 +66,7 @@ def verdict_of(
         contenders: this run's; of the tuned ones the verdict says what training took.
         champion: what the store points to after this run.
         looks: how often the test rows were looked at by now.
+        grader: who went over free-text answers.
         spent_usd: paid to endpoints by this run.
         reused: the stages that found their product.
     """
@@ -84,6 +86,7 @@ def verdict_of(
         slices=judgement.slices,
         break_even=judgement.break_even,
         looks=looks,
+        grader=grader,
         effects=judgement.effects,
         format_spread=judgement.format_spread,
         best_prompts=judgement.best_prompts,
@@ -255,7 +258,8 @@ def _decided(verdict: Verdict) -> list[tuple[str, str]]:
         return []
     differed = f"only {found.contender} was right on {found.only_contender}, only {found.against} on {found.only_against}"
     rows = f"{found.n} rows" if found.clusters is None else f"{found.n} rows in {found.clusters} clusters"
-    return [("decided by", f"{found.test} on {rows}: {differed}")]
+    graded = [("graded by", f"{verdict.grader}, where an answer is not its reference's text")] if verdict.grader else []
+    return [("decided by", f"{found.test} on {rows}: {differed}"), *graded]
 
 
 def _whole(verdict: Verdict) -> list[tuple[str, str]]:
