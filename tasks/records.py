@@ -662,6 +662,48 @@ class Decision(StrEnum):
     NOT_ENOUGH_EVIDENCE = "not_enough_evidence"
 
 
+class Trigger(StrEnum):
+    """Why a bake-off can be due."""
+
+    ASKED = "asked"
+    """By a person or an event, in words."""
+    CHAMPION = "champion"
+    """There is none yet."""
+    CONTENDERS = "contenders"
+    """The config asks for something else than before."""
+    DATA = "data"
+    """A new version of the data."""
+    SHUTDOWN = "shutdown"
+    """A provider ends a model."""
+    AGE = "age"
+    """The newest verdict is old."""
+    DRIFT = "drift"
+    """Incoming rows are no longer like the training set."""
+    QUALITY = "quality"
+    """The champion is worse on fresh labelled rows."""
+
+
+class Reason(Model):
+    """Why a bake-off ran, with its evidence."""
+
+    kind: Trigger
+    words: str
+    figures: dict[str, float | str] = {}
+    """The evidence."""
+    subject: str = ""
+    """What was found, as a hash: a verdict answers it, so that it is no reason again."""
+    level: int = 0
+    """How much of it, in steps: more of it is a reason again."""
+
+
+class Why(Model):
+    """Why a bake-off ran."""
+
+    words: str
+    """All reasons in a sentence."""
+    reasons: list[Reason]
+
+
 class ContenderVerdict(Model):
     """One line of the contenders' table."""
 
@@ -815,5 +857,7 @@ class Verdict(Model):
     """Paid to endpoints by this run."""
     reused: list[str]
     """The stages that found their product."""
+    why: Why | None = None
+    """Why it ran, where `bakeoff retrain` ran it; null where somebody ran the bake-off itself."""
     dataset: DatasetSummary
     created: datetime

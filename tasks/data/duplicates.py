@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def near_matches(
         _write_bands(Path(name) / "train", train, bands, train_texts, sketch, bar)
         pairs = _candidates(Path(name), held, train, bands)
         starts = np.searchsorted(pairs >> np.uint64(32), np.arange(0, train, ROWS_AT_ONCE, dtype=np.uint64))
-        for first, last in zip(starts, [*starts[1:], len(pairs)], strict=True):
+        for first, last in pairwise([*starts, len(pairs)]):
             found = _by_row(pairs[first:last])
             texts = train_texts([row for row, _ in found]) if found else iter(())
             together = [(row, text, candidates) for (row, candidates), text in zip(found, texts, strict=True)]

@@ -4,7 +4,7 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,7 @@ HUB_ID = re.compile(r"^(?=.{1,96}$)[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 COMMIT = re.compile(r"^[0-9a-f]{40}$")
 PACKAGE_FILE = re.compile(r"^package:(?P<package>[A-Za-z_]\w*)(?P<inner>(/[A-Za-z0-9_][\w.-]*)+)$")
 HUB_TIMEOUT_S = 15.0
+Hasher = Callable[[Path], str]
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,11 @@ class Source:
             raise BadData(f"{self.name} changed while it was read: run again when nothing writes to it")
 
 
-def find_source(dataset: Dataset, settings: Settings) -> Source:
+def find_source(dataset: Dataset, settings: Settings, hashed: Hasher = file_sha256) -> Source:
     """Find what `dataset.source` names.
+
+    Args:
+        hashed: gives the SHA-256 of a file.
 
     Raises:
         OutsideRoots: a path that this run may not read.
@@ -63,7 +67,7 @@ def find_source(dataset: Dataset, settings: Settings) -> Source:
         MissingPart: a package that is not installed, or the Hub is needed and cannot be reached.
     """
     path = locate(dataset, settings)
-    return _on_hub(dataset) if path is None else _on_this_machine(dataset, path, settings)
+    return _on_hub(dataset) if path is None else _on_this_machine(dataset, path, settings, hashed)
 
 
 def locate(dataset: Dataset, settings: Settings) -> Path | None:
@@ -92,14 +96,14 @@ def _exists(name: str, settings: Settings) -> bool:
         return False
 
 
-def _on_this_machine(dataset: Dataset, path: Path, settings: Settings) -> Source:
+def _on_this_machine(dataset: Dataset, path: Path, settings: Settings, hashed: Hasher) -> Source:
     if path.is_file():
-        return Source(dataset.source, _hash((path,), None), (path,))
+        return Source(dataset.source, _hash((path,), None, hashed), (path,))
     files = tuple(sorted(file for file in path.rglob("*") if file.suffix in FORMATS and file.is_file() and _is_data(file, path)))
     if not files:
         raise BadData(f"folder {dataset.source!r} holds no data file: {_formats()} are read")
     _check_links(files, settings)
-    return Source(dataset.source, _hash(files, path), files, path)
+    return Source(dataset.source, _hash(files, path, hashed), files, path)
 
 
 def _is_data(file: Path, folder: Path) -> bool:
@@ -122,8 +126,8 @@ def _formats() -> str:
     return ", ".join(sorted(FORMATS))
 
 
-def _hash(files: tuple[Path, ...], folder: Path | None) -> str:
-    return digest({(file.relative_to(folder) if folder else Path(file.name)).as_posix(): file_sha256(file) for file in files})
+def _hash(files: tuple[Path, ...], folder: Path | None, hashed: Hasher = file_sha256) -> str:
+    return digest({(file.relative_to(folder) if folder else Path(file.name)).as_posix(): hashed(file) for file in files})
 
 
 def _package_file(name: str) -> Path:

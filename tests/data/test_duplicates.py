@@ -49,6 +49,12 @@ def matches(train: list[Texts], held: list[Texts], threshold: float) -> list[tup
     return list(near_matches(len(held), len(train), threshold, lambda at: read(held, at), lambda at: read(train, at)))
 
 
+def test_where_either_side_has_no_rows_there_are_no_matches() -> None:
+    row = ("one and the same text of several words",)
+    assert matches([], [row], 0.85) == matches([row], [], 0.85) == matches([], [], 0.85) == []
+    assert matches([row], [row], 0.85) == [(0, 0)]
+
+
 def jaccard(one: str, other: str) -> float:
     a, b = ({tuple(text.split()[at : at + 3]) for at in range(len(text.split()) - 2)} for text in (one, other))
     return len(a & b) / len(a | b)
