@@ -27,11 +27,12 @@ from tasks.orchestration import (
 from tasks.prompting.stage import model_behind, prompt_contender
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.interview import interview_person
-from tasks.records import ContenderRecord, DatasetRecord, Decision, TokensRecord, Verdict
+from tasks.records import ContenderRecord, DatasetRecord, Decision, TokensRecord, Verdict, Why
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication
 from tasks.registry.stage import fetch_champion, find_champion, grading_champion, publish_winner
 from tasks.reporting.stage import page
+from tasks.retraining.stage import remember
 from tasks.tuning.stage import find_base, train
 from tasks.verdict.report import approved, verdict_of
 from tasks.verdict.stage import gate, looks, report
@@ -56,37 +57,48 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
     with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
         check_names(config, bench.settings)
         check_page(config.gate.approval)
-        dataset = load(config.dataset, bench.settings, bench.workspace)
-        champion = find_champion(config, bench.places)
-        models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
-        evaluated, tokens = compete(config, dataset, bench)
-        evaluations = [evaluation for _, evaluation in evaluated]
-        holder = evaluate_champion(config, dataset, champion, evaluations, bench)
-        judgement = gate(config, dataset, evaluations, holder, bench.workspace)
-        verdict = verdict_of(
-            judgement,
-            run_id=str(flow_run.id),
-            name=config.name,
-            dataset=dataset,
-            models=models,
-            contenders=[contender for contender, _ in evaluated],
-            champion=champion.champion() if champion else None,
-            grader=config.grader.named if config.grader else None,
-            looks=looks(config, dataset, evaluations, holder, bench.workspace),
-            spent_usd=bench.cap.spent_usd,
-            reused=bench.workspace.reused,
-            created=datetime.now(UTC),
-        )
-        if judgement.decision is Decision.PUBLISH and config.gate.approval:
-            verdict = approved(verdict, ask_approval(verdict, config.gate.approval_hours))
-        if verdict.decision is Decision.PUBLISH:
-            winner, evaluation = next(each for each in evaluated if each[0].name == judgement.winner)
-            publication = Publication(config, verdict, winner, evaluation.predictions, dataset, champion)
-            published = publish_winner(publication, bench.places, bench.workspace, bench.cap)
-            verdict = verdict.model_copy(update={"champion": published.champion, "spent_usd": bench.cap.spent_usd})
-        report(verdict, bench.workspace)
-        page(verdict, config, dataset, evaluated, tokens, judgement, bench.workspace)
-        return verdict
+        return judged(config, bench)
+
+
+def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdict:
+    """The bake-off on an open bench, its names checked.
+
+    Args:
+        why: it runs, where something other than a person's word has it run.
+    """
+    dataset = load(config.dataset, bench.settings, bench.workspace)
+    champion = find_champion(config, bench.places)
+    models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
+    evaluated, tokens = compete(config, dataset, bench)
+    evaluations = [evaluation for _, evaluation in evaluated]
+    holder = evaluate_champion(config, dataset, champion, evaluations, bench)
+    judgement = gate(config, dataset, evaluations, holder, bench.workspace)
+    verdict = verdict_of(
+        judgement,
+        run_id=str(flow_run.id),
+        name=config.name,
+        dataset=dataset,
+        models=models,
+        contenders=[contender for contender, _ in evaluated],
+        champion=champion.champion() if champion else None,
+        grader=config.grader.named if config.grader else None,
+        looks=looks(config, dataset, evaluations, holder, bench.workspace),
+        spent_usd=bench.cap.spent_usd,
+        reused=bench.workspace.reused,
+        why=why,
+        created=datetime.now(UTC),
+    )
+    if judgement.decision is Decision.PUBLISH and config.gate.approval:
+        verdict = approved(verdict, ask_approval(verdict, config.gate.approval_hours))
+    if verdict.decision is Decision.PUBLISH:
+        winner, evaluation = next(each for each in evaluated if each[0].name == judgement.winner)
+        publication = Publication(config, verdict, winner, evaluation.predictions, dataset, champion)
+        published = publish_winner(publication, bench.places, bench.workspace, bench.cap)
+        verdict = verdict.model_copy(update={"champion": published.champion, "spent_usd": bench.cap.spent_usd})
+    report(verdict, bench.workspace)
+    page(verdict, config, dataset, evaluated, tokens, judgement, bench.workspace)
+    remember(config, dataset, verdict, bench.workspace)
+    return verdict
 
 
 def compete(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> tuple[Evaluated, dict[str, TokensRecord]]:

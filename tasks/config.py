@@ -656,7 +656,7 @@ class Drift(Part):
     alpha: float = Field(0.01, gt=0, le=0.5)
     """The level of both tests together, of texts and of predictions (Holm)."""
     text: float = Field(0.65, gt=0.5, le=1)
-    """Texts have drifted where a classifier tells incoming rows from training rows so well (area under the curve; 0.5 is chance)."""
+    """Texts have drifted where a classifier tells incoming rows from training rows so well (area under the curve; .5 is chance)."""
     labels: float = Field(0.1, gt=0, le=1)
     """Predictions have drifted where so large a share of them went from some labels to others."""
 

@@ -1,5 +1,7 @@
 """The load stage: from a source to validated train, dev and test splits (`tasks/data/build.py`), or the product that is there."""
 
+from typing import Any
+
 from tasks.config import Dataset
 from tasks.data.sources import find_source
 from tasks.records import DatasetRecord
@@ -33,11 +35,20 @@ def load(dataset: Dataset, settings: Settings, workspace: Workspace) -> DatasetR
         BadConfig, OutsideRoots, MissingPart: the source cannot be had.
     """
     source = find_source(dataset, settings)
-    config = dataset.model_dump(mode="json", exclude={"revision"})  # the source's own revision says more
 
     def made(building: Building) -> DatasetRecord:
         from tasks.data.build import build
 
         return build(dataset, source, building)
 
-    return workspace.produce(LOAD, [source.revision], config, DatasetRecord, made)
+    return workspace.produce(LOAD, [source.revision], _asked(dataset), DatasetRecord, made)
+
+
+def find_loaded(dataset: Dataset, revision: str, workspace: Workspace) -> DatasetRecord | None:
+    """The splits of a revision of the source where they are in the workspace; else None."""
+    return workspace.find(LOAD, [revision], _asked(dataset), DatasetRecord)
+
+
+def _asked(dataset: Dataset) -> dict[str, Any]:
+    """All but the revision, of which the source's own says more."""
+    return dataset.model_dump(mode="json", exclude={"revision"})

@@ -93,8 +93,8 @@ def predict_file(seat: Seat, file: PredictFile, max_characters: int, prefix: str
         BudgetReached, EndpointError: what was answered is kept; run again to go on.
         BadData: the file changed meanwhile.
     """
-    predicted = _predict(seat, file, max_characters)
-    write_predicted(file, _answers(predicted.folder / CHUNKS), prefix)
+    predicted = predict_rows(seat, file, max_characters)
+    write_predicted(file, answers_of(predicted), prefix)
     if predicted.failures:
         logger.warning("%s: %d of %d rows have no usable answer (%s)", file.path.name, *_failed(predicted))
     return PredictedFile(
@@ -132,8 +132,9 @@ def keep_report(report: PredictionReport, workspace: Workspace) -> None:
     write_durably(folder / REPORT, report.model_dump_json(indent=2))
 
 
-def _predict(seat: Seat, file: PredictFile, max_characters: int) -> PredictedRecord:
-    """The answers to a file's rows. Rows that had no reply for lack of a working endpoint are asked again by the next run."""
+def predict_rows(seat: Seat, file: PredictFile, max_characters: int) -> PredictedRecord:
+    """The answers to a file's rows, found or made. Rows that had no reply for lack of a working endpoint are asked again by the
+    next run."""
     inputs = [file_sha256(seat.contender.folder / FILE), file.sha256]
     config: dict[str, Any] = {"max_characters": max_characters, "rows_a_chunk": seat.chunk}
     space, earlier = seat.workspace, None
@@ -187,8 +188,9 @@ def _record(chunks: Path) -> PredictedRecord:
     return PredictedRecord(rows=rows, labels=dict(sorted(labels.items())), failures=dict(sorted(failures.items())), cost_usd=usd)
 
 
-def _answers(chunks: Path) -> Iterator[Answer]:
-    return (answer for chunk in _files(chunks) for answer in read_answers(chunk))
+def answers_of(predicted: PredictedRecord) -> Iterator[Answer]:
+    """The answers to a file's rows, in order."""
+    return (answer for chunk in _files(predicted.folder / CHUNKS) for answer in read_answers(chunk))
 
 
 def _files(chunks: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from tasks.records import (
     Latency,
     Looks,
     Verdict,
+    Why,
 )
 from tasks.verdict.effects_report import effects_table, markdown_effects, prompt_facts
 from tasks.verdict.money_report import decision_facts, markdown_money, markdown_slices
@@ -57,6 +58,7 @@ def verdict_of(
     grader: str | None = None,
     spent_usd: float,
     reused: Sequence[str],
+    why: Why | None = None,
     created: datetime,
 ) -> Verdict:
     """The verdict of a run: what the gate found, and what is true of this run alone.
@@ -69,6 +71,7 @@ def verdict_of(
         grader: who went over free-text answers.
         spent_usd: paid to endpoints by this run.
         reused: the stages that found their product.
+        why: it ran; None where somebody ran the bake-off itself.
     """
     return Verdict(
         run_id=run_id,
@@ -96,6 +99,7 @@ def verdict_of(
         champion=champion,
         spent_usd=spent_usd,
         reused=list(reused),
+        why=why,
         dataset=DatasetSummary(fingerprint=dataset.fingerprint, **dataset.rows),
         created=created,
     )
@@ -272,6 +276,7 @@ def _where(verdict: Verdict, closer: Sequence[str]) -> list[tuple[str, str]]:
     """Where the champion lies, what went into the run, and how to look closer."""
     champion, rows, reused = verdict.champion, verdict.dataset, len(verdict.reused)
     facts = [
+        *([("why", verdict.why.words)] if verdict.why else []),
         ("champion", f"{champion.contender}, version {champion.version}, {champion.uri}" if champion else "none yet"),
         ("rows", f"{rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test; data set {rows.fingerprint[:12]}"),
         ("spent", f"${verdict.spent_usd:.4f}" + (f"; {reused} product{'s' if reused > 1 else ''} reused" if reused else "")),

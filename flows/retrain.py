@@ -1,0 +1,33 @@
+"""Is a new bake-off due, and why? Nothing happens, cheaply, where nothing changed; else the bake-off runs, and says why."""
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.bakeoff import judged
+from services.bench import check_names, opened
+from tasks.config import BakeoffConfig
+from tasks.orchestration import check_page, end_server_with_process, limits_of_server, progress_on_page, roots_of_run
+from tasks.retraining.records import Retraining
+from tasks.retraining.stage import look
+
+
+@flow(name="retrain", flow_run_name="{config.name}", persist_result=False)
+def retrain(config: BakeoffConfig, because: str = "") -> Retraining:
+    """Run the bake-off again if there is a reason, and say which.
+
+    Args:
+        config: the bake-off; `triggers` says what is looked at.
+        because: why it is asked for, in words: then it runs whatever changed.
+
+    Raises:
+        Refused: the config, the data, or a file that `triggers` names cannot be used.
+        BakeoffError: something could not be asked, or a stage failed; a rerun goes on where this one was.
+    """
+    end_server_with_process()
+    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
+        check_names(config, bench.settings)
+        check_page(config.gate.approval)
+        found = look(config, because, bench.places, bench.workspace, bench.asking)
+        verdict = judged(config, bench, found.why) if found.why else None
+    about = found.model_dump(include={"name", "signals"})
+    return Retraining(run_id=str(flow_run.id), due=found.why is not None, words=found.words, verdict=verdict, **about)

@@ -1,0 +1,1 @@
+"""Is a new bake-off due, and why? Cheap where nothing changed."""
