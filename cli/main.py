@@ -1,6 +1,7 @@
 """`bakeoff`: the command line. Heavy parts are imported by the command that needs them, so that `--help` is quick."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,26 @@ def run(config: Path, overrides: tuple[str, ...], output: str) -> None:
     from cli.run import run_bakeoff, show_verdict
 
     show_verdict(run_bakeoff(config, overrides), output, config)
+
+
+@main.command()
+@config_argument
+@overrides_argument
+@click.option("--because", default="", help="Why it is asked for, in words: then it runs whatever changed.")
+@click.option("--dry-run", is_flag=True, help="Show the reasons and run nothing; status 3 where a bake-off is due.")
+@output_option
+@plain_errors
+def retrain(config: Path, overrides: tuple[str, ...], because: str, dry_run: bool, output: str) -> None:
+    """Run the bake-off of a CONFIG file again if there is a reason, and say which.
+
+    What counts as one stands in the config under `triggers`: new data, other contenders, a model that ends, drift.
+    """
+    from cli.retrain import DUE, retrain_bakeoff, show_retraining
+
+    found = retrain_bakeoff(config, overrides, because, dry_run)
+    show_retraining(found, output, config)
+    if dry_run and found.due:
+        sys.exit(DUE)
 
 
 @main.command()

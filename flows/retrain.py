@@ -29,5 +29,4 @@ def retrain(config: BakeoffConfig, because: str = "") -> Retraining:
         check_page(config.gate.approval)
         found = look(config, because, bench.places, bench.workspace, bench.asking)
         verdict = judged(config, bench, found.why) if found.why else None
-    about = found.model_dump(include={"name", "signals"})
-    return Retraining(run_id=str(flow_run.id), due=found.why is not None, words=found.words, verdict=verdict, **about)
+        return found.retraining(str(flow_run.id), verdict)

@@ -62,6 +62,7 @@ def page_of(verdict: Verdict, kept: KeptRun | None, evidence: Evidence | None, p
         headline=f"{HEADLINES[verdict.decision]}: {headline(verdict)}",
         reason=verdict.reason,
         about=f"Run {verdict.run_id} of bake-off {verdict.name}, {verdict.created:%d %B %Y, %H:%M} UTC",
+        why=f"It ran because {verdict.why.words}." if verdict.why else "",
         decision=verdict.decision.value,
         sections=[each for each in sections if each],
     )

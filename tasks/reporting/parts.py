@@ -59,5 +59,7 @@ class Page:
     reason: str
     about: str
     """Whose run it is, and when it was."""
+    why: str
+    """Why it ran; empty where somebody ran it."""
     decision: str
     sections: Sequence[Section] = field(default_factory=list)

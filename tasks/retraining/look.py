@@ -8,8 +8,8 @@ from tasks.config import BakeoffConfig
 from tasks.data.sources import find_source
 from tasks.records import AskedModel, ContenderRecord, Trigger
 from tasks.registry.champion import current_champion
-from tasks.retraining.changes import Standing, endpoints_asked, find_changes, recorded_by
 from tasks.retraining.champion import Reigning
+from tasks.retraining.changes import Standing, endpoints_asked, find_changes, recorded_by
 from tasks.retraining.memory import Hashes, recall_answers
 from tasks.retraining.records import Looked, Signal, State
 from tasks.settings import Places

@@ -42,6 +42,12 @@ class Looked(Model):
         reasons = [signal.reason() for signal in self.signals if signal.state is State.DUE]
         return Why(words="; ".join(reason.words for reason in reasons), reasons=reasons) if reasons else None
 
+    def retraining(self, run_id: str = "", verdict: Verdict | None = None) -> "Retraining":
+        """What came of it."""
+        return Retraining(
+            run_id=run_id, name=self.name, due=self.why is not None, words=self.words, signals=self.signals, verdict=verdict
+        )
+
     @property
     def words(self) -> str:
         """What was found, in a sentence."""
