@@ -14,7 +14,7 @@ from tasks.errors import MissingPart
 from tests.live import environment
 
 BAKEOFF = str(Path(sys.executable).parent / "bakeoff")
-COMMANDS = ("run", "predict", "prompt", "grade", "serve", "export", "reproduce", "report", "runs", "compare", "champion")
+COMMANDS = ("run", "retrain", "predict", "prompt", "grade", "serve", "export", "reproduce", "report", "runs", "compare", "champion")
 
 
 def bakeoff(folder: Path, *words: str, **names: str) -> "subprocess.CompletedProcess[str]":
