@@ -1,5 +1,5 @@
-"""What orchestration costs: a bake-off on a running Prefect server against the same stages called as plain functions, and a night on
-which nothing changed.
+"""What orchestration costs: a bake-off on a running Prefect server against the same stages called as plain functions, and a night
+on which nothing changed.
 
     python -m benchmarks.orchestration --output json           # short bake-offs: some minutes
     python -m benchmarks.orchestration --long --output json    # and one pair of over 300 s, for the share
@@ -8,9 +8,9 @@ Both are processes of their own, one after the other in turns, each with an empt
 reviews, trained, evaluated, published to the embedded S3 and proved by the round trip. Imports stand outside of both times.
 
 - `overhead_s`: the flow's seconds less the plain functions', the median of the pairs; `overhead_spread` has the lowest and highest;
-- `overhead_share`: the same over the plain functions' seconds, of the longest bake-offs that ran (`plain_s`): with `--long` of those
-  that train for over 300 s, where it means something; of short ones it is mostly the fixed part;
-- `unchanged_s`: seconds of `bakeoff retrain CONFIG` from its start to its end, where nothing changed, the median; `unchanged_spread`;
+- `overhead_share`: the same over the plain functions' seconds, of the longest bake-offs that ran (`plain_s`): with `--long` of
+  those of over 300 s, where it means something; of short ones it is mostly the fixed part;
+- `unchanged_s`: seconds of `bakeoff retrain CONFIG` from its start to its end where nothing changed, the median, with its spread;
 - `same`: whether both ways came to the same decision and figures.
 """
 

@@ -3,8 +3,8 @@
     python -m benchmarks.plainly flow CONFIG.json
     python -m benchmarks.plainly plain CONFIG.json
 
-Plain means that Prefect's engine is taken out: a task is its function, called in turn; nothing is shown on a page. It is the code of
-`flows/bakeoff.py` both times, so that no copy of it can fall behind.
+Plain means that Prefect's engine is taken out: a task is its function, called in turn; nothing is shown on a page. It is the code
+of `flows/bakeoff.py` both times, so that no copy of it can fall behind.
 """
 
 import json
