@@ -1,7 +1,10 @@
 """Is a new bake-off due, and why? Nothing happens, cheaply, where nothing changed; else the bake-off runs, and says why."""
 
+from typing import Annotated
+
 from prefect import flow
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.bakeoff import judged
 from services.bench import check_names, opened
@@ -12,7 +15,7 @@ from tasks.retraining.stage import look
 
 
 @flow(name="retrain", flow_run_name="{config.name}", persist_result=False)
-def retrain(config: BakeoffConfig, because: str = "") -> Retraining:
+def retrain(config: BakeoffConfig, because: Annotated[str, Field(max_length=2_000)] = "") -> Retraining:
     """Run the bake-off again if there is a reason, and say which.
 
     Args:

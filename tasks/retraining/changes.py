@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
-from tasks.config import BakeoffConfig
+from tasks.config import BakeoffConfig, Prompt
 from tasks.records import AskedModel, Decision, Trigger
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.history import changed, flat
@@ -145,8 +145,12 @@ def _age(standing: Standing, most: float, now: datetime) -> Signal:
 
 
 def endpoints_asked(standing: Standing) -> list[str]:
-    """The endpoints that the champion or a contender asks."""
-    return list(dict.fromkeys([*_champions_endpoint(standing), *(prompt.endpoint for prompt in standing.config.prompts)]))
+    """The endpoints that the champion, a contender or the grader asks."""
+    return list(dict.fromkeys([*_champions_endpoint(standing), *(prompt.endpoint for prompt in _asking(standing.config))]))
+
+
+def _asking(config: BakeoffConfig) -> list[Prompt]:
+    return [*config.prompts, *([config.grader.prompt] if config.grader and config.grader.prompt else [])]
 
 
 def _champions_endpoint(standing: Standing) -> list[str]:
@@ -160,7 +164,7 @@ def _champions_endpoint(standing: Standing) -> list[str]:
 def _who_asks(standing: Standing, endpoint: str) -> str:
     if endpoint in _champions_endpoint(standing):
         return "the champion asks"
-    return f"{', '.join(prompt.name for prompt in standing.config.prompts if prompt.endpoint == endpoint)} would ask"
+    return f"{', '.join(prompt.name for prompt in _asking(standing.config) if prompt.endpoint == endpoint)} would ask"
 
 
 def _shown(value: object) -> str:

@@ -68,13 +68,16 @@ def recall_answers(config: BakeoffConfig, workspace: Workspace) -> Answers:
 
 
 def remember_answer(config: BakeoffConfig, data: str, verdict: Verdict, workspace: Workspace) -> None:
-    """Keep what a verdict dealt with: the data, the question, and the reasons for which it ran.
+    """Keep what a verdict dealt with: the data, the question, and the reasons for which it ran. One that waits for a person's word
+    dealt with nothing yet.
 
     Args:
         data: the revision of the source that was read.
     """
     from filelock import FileLock
 
+    if verdict.approval and verdict.approval.approved is None:
+        return
     reasons = verdict.why.reasons if verdict.why else []
     answer = Answer(
         run_id=verdict.run_id,

@@ -40,6 +40,9 @@ def find_quality(asked: Quality, reigning: Reigning, rows: RowsRecord, answers: 
     if not test:
         words = "the champion's record does not say how right it was on test, so a fall cannot be told"
         return Signal(kind=kind, state=State.UNKNOWN, words=words)
+    if reigning.config and reigning.config.grader:
+        words = "a grader went over the champion's answers on test, and none goes over fresh ones, so a fall cannot be told"
+        return Signal(kind=kind, state=State.UNKNOWN, words=words)
     before, tested = float(test["accuracy"]), int(test["n"])
 
     def build(building: Building) -> QualityRecord:

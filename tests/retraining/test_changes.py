@@ -4,6 +4,7 @@ import pytest
 
 from tasks.config import Triggers
 from tasks.records import Decision, Trigger
+from tasks.retraining.changes import Standing, endpoints_asked
 from tasks.retraining.records import Answers, Looked, State
 from tests.retraining.making import AFTER, BEFORE, answer, champion, config, find, lineage, model
 
@@ -84,6 +85,13 @@ def test_records_that_do_not_tell_are_no_reason_and_say_so() -> None:
 def test_a_model_that_ends_within_the_days_is_a_reason(day: str | None, contender: str, state: State, said: str) -> None:
     found = find(holder=champion(contender), models=[model(day)])[Trigger.SHUTDOWN]
     assert (found.state, said in found.words) == (state, True), found.words
+
+
+def test_the_graders_model_is_looked_at_as_well() -> None:
+    graded = {"dataset": {"source": "tickets.csv", "kind": "generation"}, "prompts": [], "tuned": [{"name": "lora"}]}
+    asked = config(**graded, grader={"prompt": {"name": "judge", "endpoint": "there"}})
+    assert find(asked, champion(), models=[model("2026-12-20")])[Trigger.SHUTDOWN].words.startswith("m-1, which judge would ask")
+    assert endpoints_asked(Standing(asked, None, None, Answers(), BEFORE)) == ["there"]
 
 
 def test_an_announced_end_that_a_verdict_dealt_with_is_no_reason_again_until_the_day_is_another() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.records import Decision, Trigger, Why
+from tasks.records import Approval, Decision, Trigger, Why
 from tasks.retraining.memory import Hashes, recall_answers, remember_answer
 from tasks.retraining.records import Signal, State
 from tasks.workspace import Workspace, file_sha256
@@ -59,5 +59,8 @@ def test_what_verdicts_dealt_with_is_kept_by_store_and_name(tmp_path: Path) -> N
     found = recall_answers(config(), space)
     assert [each.data for each in found.answers] == [BEFORE, AFTER]
     assert found.to(Trigger.DRIFT, "these", 3) == found.answers[0]
+    silent = made.model_copy(update={"approval": Approval(approved=None, hours=1)})
+    remember_answer(config(), "c" * 64, silent, space)
+    assert recall_answers(config(), space) == found, "nobody said a word yet, so the next run asks again"
     assert recall_answers(config(store="aws"), space).answers == []
     assert recall_answers(config(name="other"), space).answers == []
