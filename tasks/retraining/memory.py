@@ -1,7 +1,7 @@
 """What this workspace remembers between runs.
 
-<workspace>/answered/<store>/<name>.json   what verdicts dealt with: the same is no reason for a bake-off again
-<workspace>/hashed/<hash of a path>.json   a file's size and times with its SHA-256: an untouched file is not read again
+<workspace>/answered/<store>/<name>/<when>-<run>.json   what a verdict dealt with: the same is no reason again
+<workspace>/hashed/<hash of a path>.json                size, times and SHA-256 of a file: an untouched one is not read again
 """
 
 import logging
@@ -14,8 +14,8 @@ from tasks.retraining.records import Answer, Answers
 from tasks.workspace import Workspace, digest, file_sha256, write_durably
 
 logger = logging.getLogger(__name__)
-KEPT = 100
-"""Verdicts that are remembered of a bake-off."""
+FOLDER, KEPT = "answered", 100
+"""So many of a bake-off's newest verdicts are looked at."""
 SETTLED_S = 2.0
 """A file that was touched so shortly before it was read may change again within the same tick of its clock."""
 BESIDE = {"name", "store", "budget", "samples", "triggers"}
@@ -63,8 +63,8 @@ def question_of(config: BakeoffConfig) -> dict[str, object]:
 
 def recall_answers(config: BakeoffConfig, workspace: Workspace) -> Answers:
     """What verdicts of this bake-off dealt with."""
-    file = _file(config, workspace)
-    return Answers.model_validate_json(file.read_bytes()) if file.exists() else Answers()
+    newest = sorted(_folder(config, workspace).glob("*.json"))[-KEPT:]
+    return Answers(answers=[Answer.model_validate_json(path.read_bytes()) for path in newest])
 
 
 def remember_answer(config: BakeoffConfig, data: str, verdict: Verdict, workspace: Workspace) -> None:
@@ -74,8 +74,6 @@ def remember_answer(config: BakeoffConfig, data: str, verdict: Verdict, workspac
     Args:
         data: the revision of the source that was read.
     """
-    from filelock import FileLock
-
     if verdict.approval and verdict.approval.approved is None:
         return
     reasons = verdict.why.reasons if verdict.why else []
@@ -87,15 +85,13 @@ def remember_answer(config: BakeoffConfig, data: str, verdict: Verdict, workspac
         question=digest(question_of(config)),
         reasons=[(reason.kind, reason.subject, reason.level) for reason in reasons],
     )
-    file = _file(config, workspace)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_suffix(".lock")):
-        kept = recall_answers(config, workspace).answers
-        write_durably(file, Answers(answers=[*kept, answer][-KEPT:]).model_dump_json(indent=2))
+    folder = _folder(config, workspace)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / f"{verdict.created:%Y%m%dT%H%M%S}-{verdict.run_id}.json", answer.model_dump_json(indent=2))
 
 
-def _file(config: BakeoffConfig, workspace: Workspace) -> Path:
-    return workspace.root / "answered" / config.store / f"{config.name}.json"
+def _folder(config: BakeoffConfig, workspace: Workspace) -> Path:
+    return workspace.root / FOLDER / config.store / config.name
 
 
 def _stat(path: Path) -> tuple[int, int, int, int]:

@@ -1,7 +1,7 @@
 """What is remembered between runs."""
 
 import os
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -55,7 +55,8 @@ def test_what_verdicts_dealt_with_is_kept_by_store_and_name(tmp_path: Path) -> N
     when = datetime(2026, 11, 25, tzinfo=UTC)
     made = verdict().model_copy(update={"why": why, "created": when, "decision": Decision.KEEP_CHAMPION})
     remember_answer(config(), BEFORE, made, space)
-    remember_answer(config(), AFTER, made.model_copy(update={"why": None}), space)
+    later = {"why": None, "run_id": "later", "created": when + timedelta(days=1)}
+    remember_answer(config(), AFTER, made.model_copy(update=later), space)
     found = recall_answers(config(), space)
     assert [each.data for each in found.answers] == [BEFORE, AFTER]
     assert found.to(Trigger.DRIFT, "these", 3) == found.answers[0]
