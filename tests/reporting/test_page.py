@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.records import Verdict
+from tasks.records import Reason, Trigger, Verdict, Why
 from tasks.reporting.page import write_report
 from tasks.reporting.runs import KEPT, runs_folder
 from tasks.reporting.text import cut, visible
@@ -180,3 +180,15 @@ def test_what_the_run_alone_knows_of_its_tuned_contenders_is_shown(verdict: Verd
     assert "twice the labels would add 1.0 points" in page
     assert "How tuned grows with its rows" in page
     assert "tuned: by seed" in page
+
+
+def test_why_it_ran_stands_at_the_top_as_text_and_nothing_where_somebody_ran_it(page: str, tmp_path: Path) -> None:
+    assert "It ran because" not in page
+    verdict = make_run(tmp_path, hostile())
+    words = "it was asked for: </p><script>alert(9)</script>\u202e"
+    why = Why(words=words, reasons=[Reason(kind=Trigger.ASKED, words=words)])
+    folder = runs_folder(tmp_path) / verdict.run_id
+    (folder / "verdict.json").write_text(verdict.model_copy(update={"why": why}).model_dump_json())
+    seen = Seen(write_report(folder, Workspace(tmp_path)).read_text())
+    assert "It ran because it was asked for: </p><script>alert(9)</script>[U+202E]." in seen.text
+    assert not seen.all("script")

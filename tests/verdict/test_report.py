@@ -10,7 +10,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from tasks.config import Gate
-from tasks.records import Arm, Champion, DatasetRecord, Decision, Verdict
+from tasks.records import Arm, Champion, DatasetRecord, Decision, Reason, Trigger, Verdict, Why
 from tasks.verdict.decision import decide
 from tasks.verdict.report import HEADLINES, markdown_verdict, render_verdict, table_rows, verdict_of
 from tests.verdict.builders import answers, contestant, scores
@@ -163,3 +163,11 @@ def test_an_odd_run_without_comparisons_is_shown_as_well():
     assert made.comparison is None
     assert "test has 5 rows" in shown(made)
     assert "On the same test rows" not in markdown_verdict(made)
+
+
+def test_why_it_ran_is_told_in_the_terminal_and_on_the_page_and_only_then():
+    why = Why(words="rows.csv has a *new* version", reasons=[Reason(kind=Trigger.DATA, words="rows.csv has a *new* version")])
+    ran = verdict().model_copy(update={"why": why})
+    assert "rows.csv has a *new* version" in shown(ran)
+    assert "- **why** rows.csv has a \\*new\\* version" in markdown_verdict(ran)
+    assert "**why**" not in markdown_verdict(verdict())
