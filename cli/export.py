@@ -9,7 +9,7 @@ from services.bench import Bench, opened
 from tasks.config import BakeoffConfig, load_config
 from tasks.errors import BadConfig
 from tasks.registry.champion import current_champion, fetch_champion, read_version, version_numbers
-from tasks.registry.store import open_store
+from tasks.store import open_store
 
 if TYPE_CHECKING:
     from tasks.contenders.export import Exported

@@ -19,8 +19,8 @@ from tasks.registry.champion import ChampionVersion, current_champion, read_cham
 from tasks.registry.prune import Pruning, prune
 from tasks.registry.reproduce import Reproduction, compare_made, recorded_config
 from tasks.registry.rollback import roll_back
-from tasks.registry.store import StoreClient, open_store
 from tasks.settings import Settings, load_settings
+from tasks.store import StoreClient, open_store
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 NONE = "There is no champion yet: `bakeoff run` publishes one when the evidence is there."

@@ -22,8 +22,8 @@ from tasks.manifest import ContenderManifest, read_manifest
 from tasks.predicting.rows import answer_rows
 from tasks.prompting.reverse import Reader, reader_of
 from tasks.registry.champion import ChampionVersion, current_champion, fetch_champion, read_champion
-from tasks.registry.store import StoreClient, open_store
 from tasks.registry.verify import example_request
+from tasks.store import StoreClient, open_store
 
 logger = logging.getLogger(__name__)
 ASKING_WORKERS = 8

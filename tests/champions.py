@@ -6,8 +6,8 @@ from tasks.manifest import read_manifest
 from tasks.records import ContenderRecord, Decision
 from tasks.registry.champion import ChampionVersion, move_champion, read_champion
 from tasks.registry.publish import upload_contender
-from tasks.registry.store import open_store
 from tasks.settings import Places
+from tasks.store import open_store
 
 
 def crown(places: Places, store: str, name: str, contender: ContenderRecord, **changes: object) -> ChampionVersion:

@@ -20,8 +20,8 @@ from tasks.registry.champion import ChampionVersion, current_champion
 from tasks.registry.lineage import environment
 from tasks.registry.publish import publish
 from tasks.registry.rollback import roll_back
-from tasks.registry.store import connect, open_store
 from tasks.settings import Settings, Store
+from tasks.store import connect, open_store
 from tasks.workspace import Workspace, digest
 from tests.registry.making import NAME, make_champion, make_folder, make_publication, publication_of
 

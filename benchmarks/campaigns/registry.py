@@ -11,8 +11,8 @@ from benchmarks.campaigns.publisher import STORE
 from services.s3 import start_s3
 from tasks.manifest import ContenderManifest
 from tasks.registry.champion import fetch_contender
-from tasks.registry.store import StoreClient, connect
 from tasks.settings import Settings, Store
+from tasks.store import StoreClient, connect
 from tests.registry.proxy import Proxy, serve_proxy
 
 

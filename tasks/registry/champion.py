@@ -26,12 +26,12 @@ from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.progress import progress
 from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Model
 from tasks.registry.lineage import Lineage
-from tasks.registry.store import StoreClient, open_store
 from tasks.settings import Places, Settings
+from tasks.store import StoreClient, open_store
 from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, write_durably
 
 logger = logging.getLogger(__name__)
-FETCH = Stage("fetch", 1, ("tasks.registry.champion", "tasks.registry.store"))
+FETCH = Stage("fetch", 1, ("tasks.registry.champion", "tasks.store"))
 POINTER = "champion.json"
 RECORD = re.compile(r"^v(\d{6,})\.json$")
 PRUNING = "pruning"

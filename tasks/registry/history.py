@@ -19,8 +19,8 @@ from tasks.registry.champion import (
     read_version,
     version_numbers,
 )
-from tasks.registry.store import StoreClient
 from tasks.settings import Settings
+from tasks.store import StoreClient
 from tasks.workspace import file_sha256
 
 logger = logging.getLogger(__name__)

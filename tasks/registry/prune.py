@@ -20,8 +20,8 @@ from tasks.manifest import FILE
 from tasks.records import Model
 from tasks.registry.champion import PRUNING, read_champion
 from tasks.registry.history import names, versions
-from tasks.registry.store import ORPHANED_S, StoreClient, Stored
 from tasks.settings import Settings
+from tasks.store import ORPHANED_S, StoreClient, Stored
 
 logger = logging.getLogger(__name__)
 KEEP = 10

@@ -25,9 +25,9 @@ from tasks.records import ContenderRecord, DatasetRecord, PredictionsRecord, Pub
 from tasks.registry.card import CARD, card_text
 from tasks.registry.champion import ChampionVersion, expect_champion, incarnation, move_champion, who
 from tasks.registry.lineage import lineage_of
-from tasks.registry.store import Counter, StoreClient, open_store
 from tasks.registry.verify import RoundTrip, example_request, round_trip
 from tasks.settings import Places
+from tasks.store import Counter, StoreClient, open_store
 from tasks.workspace import Building, Stage, Workspace, file_sha256, link, write_durably
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ PUBLISH = Stage(
         "tasks.registry.card",
         "tasks.registry.champion",
         "tasks.registry.lineage",
-        "tasks.registry.store",
+        "tasks.store",
         "tasks.registry.verify",
     ),
 )

@@ -16,7 +16,7 @@ from tasks.registry.card import CARD
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.history import changed, flat, manifest_of
 from tasks.registry.lineage import Lineage, data_lineage, environment
-from tasks.registry.store import StoreClient
+from tasks.store import StoreClient
 from tasks.workspace import file_sha256
 
 MEASURED = {"accuracy", "macro_f1", "n", "failed"}

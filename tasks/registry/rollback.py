@@ -18,8 +18,8 @@ from tasks.registry.champion import (
     version_numbers,
     who,
 )
-from tasks.registry.store import StoreClient
 from tasks.settings import Settings
+from tasks.store import StoreClient
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from tasks.records import ContenderRecord, PublicationRecord
 from tasks.registry import champion as champions
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.publish import Publication, publish
-from tasks.registry.store import check_store
 from tasks.settings import Places
+from tasks.store import check_store
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from tasks.errors import BudgetReached, IntegrityError
 from tasks.manifest import read_manifest
 from tasks.records import Answer, ContenderRecord, DatasetRecord, Model, PredictionsRecord
 from tasks.registry.champion import fetch_contender
-from tasks.registry.store import StoreClient
 from tasks.settings import Places
+from tasks.store import StoreClient
 
 if TYPE_CHECKING:
     import numpy as np

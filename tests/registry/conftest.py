@@ -8,8 +8,8 @@ import pytest
 
 from services.places import LivePlaces
 from services.s3 import LocalS3, start_s3
-from tasks.registry.store import StoreClient, connect
 from tasks.settings import Settings, Store
+from tasks.store import StoreClient, connect
 from tests.registry.proxy import Proxy, serve_proxy
 
 

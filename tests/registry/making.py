@@ -28,8 +28,8 @@ from tasks.records import (
 )
 from tasks.registry.champion import ChampionVersion, current_champion, move_champion
 from tasks.registry.publish import Publication, publish, upload_contender
-from tasks.registry.store import StoreClient
 from tasks.settings import Places, Settings, load_settings
+from tasks.store import StoreClient
 from tasks.workspace import Workspace, digest
 from tests.tiny_model import SIZES, make_dataset
 

@@ -17,8 +17,8 @@ from tasks.registry.history import difference, history, verify
 from tasks.registry.prune import prune
 from tasks.registry.publish import publish
 from tasks.registry.rollback import roll_back
-from tasks.registry.store import StoreClient
 from tasks.settings import Settings
+from tasks.store import StoreClient
 from tasks.workspace import Workspace
 from tests.registry.making import NAME, make_champion, make_folder, make_publication
 from tests.registry.proxy import Proxy
@@ -294,7 +294,7 @@ def test_a_users_mistake_ends_with_2_a_damaged_champion_with_1_and_neither_with_
 def test_a_rollback_through_a_store_that_fails_leaves_the_champion_and_goes_on_when_run_again(
     settings: Settings, client: StoreClient, three: list[ChampionVersion], places: LivePlaces, proxy: Proxy
 ) -> None:
-    from tasks.registry.store import open_store
+    from tasks.store import open_store
 
     def refuse(method: str, path: str) -> tuple[int, bytes] | None:
         fails = method == "PUT" and path.endswith("champion.json")

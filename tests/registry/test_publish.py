@@ -17,8 +17,8 @@ from tasks.errors import IntegrityError, LostRace, StoreError
 from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
 from tasks.registry.champion import champion_contender, current_champion, fetch_contender, read_champion, show
 from tasks.registry.publish import Publication, publish, sweep, upload_contender
-from tasks.registry.store import StoreClient, open_store
 from tasks.settings import Settings, Store
+from tasks.store import StoreClient, open_store
 from tasks.workspace import Workspace
 from tests.registry.making import NAME, make_publication
 from tests.registry.proxy import Proxy
@@ -240,7 +240,7 @@ def test_a_kill_in_the_middle_of_an_upload_in_parts_shows_nothing_and_what_is_le
     sweep(client)
     left = client.orphans("contenders", older_s=0)
     assert len(left) == 1  # young: somebody may be at it
-    monkeypatch.setattr("tasks.registry.store.ORPHANED_S", 0)
+    monkeypatch.setattr("tasks.store.ORPHANED_S", 0)
     sweep(client)
     assert client.orphans("contenders", older_s=0) == []
     proxy.before = lambda method, path: None

@@ -16,8 +16,8 @@ import pytest
 from services.places import LivePlaces
 from services.s3 import LocalS3
 from tasks.errors import BadConfig, IntegrityError, StoreError
-from tasks.registry.store import SLOWEST, StoreClient, check_store, connect, open_store
 from tasks.settings import Settings, Store
+from tasks.store import SLOWEST, StoreClient, check_store, connect, open_store
 from tests.registry.conftest import credentials
 from tests.registry.proxy import Proxy
 

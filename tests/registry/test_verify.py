@@ -18,9 +18,9 @@ from tasks.prompting.budget import Cap
 from tasks.prompting.techniques.registry import build_prompt
 from tasks.registry.champion import champion_contender, current_champion, fetch_contender
 from tasks.registry.publish import publish
-from tasks.registry.store import StoreClient
 from tasks.registry.verify import LOGIT_TOLERANCE, Judged, compare
 from tasks.settings import Endpoint, Settings
+from tasks.store import StoreClient
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace
 from tests.prompting.loopback import Loopback, Say, completion
