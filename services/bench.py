@@ -60,13 +60,23 @@ def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) 
 
     Raises:
         BadConfig: the settings are wrong, or the home cannot be written.
+        StoreError: the workspace is shared, and its store refuses or is out of reach.
     """
     from tasks.prompting.budget import Cap
+    from tasks.prompting.shared_journal import SharedJournals
+    from tasks.sharing.shelf import opened_shelf
 
     settings = load_settings(*roots)
     settings.check_home()
-    with LivePlaces(settings, limiter) as places, children_end(), interruptible():
-        yield Bench(settings, Workspace(settings.home / "workspace"), places, Cap(config.budget.usd), config.budget.max_failed)
+    root = settings.home / "workspace"
+    with (
+        LivePlaces(settings, limiter) as places,
+        opened_shelf(places, root, SharedJournals) as shelf,
+        children_end(),
+        interruptible(),
+    ):
+        workspace = Workspace(root, sharing=shelf)
+        yield Bench(settings, workspace, places, Cap(config.budget.usd), config.budget.max_failed)
 
 
 def check_names(config: BakeoffConfig, settings: Settings) -> None:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks import errors
+from tasks.interrupt import when_interrupted
 from tasks.progress import Bar, listening, progress
 
 logger = logging.getLogger(__name__)
@@ -88,19 +89,20 @@ def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | 
     died: list[int] = []
     threading.Thread(target=_watch, args=(team, died), daemon=True).start()
     try:
-        outcome = _ask(team, request, reader)
-        if outcome is None or "error" in outcome:
-            _wait(team, 2.0)
-            _kill(team)  # one of several may wait for one that is gone
-        for child in team:
-            child.wait()
+        with when_interrupted(lambda: _tell_to_stop(team)):
+            outcome = _ask(team, request, reader)
+            if outcome is None or "error" in outcome:
+                _wait(team, 2.0)
+                _kill(team)  # one of several may wait for one that is gone
+            for child in team:
+                child.wait()
+            if outcome is None:
+                status = died[0] if died else team[0].returncode
+                raise errors.ChildDied(f"{module} {_ended(status)} before it had a result; run again to go on where it was")
+            return _result(outcome)
     finally:
         _end(team)
         _running.difference_update(team)
-    if outcome is None:
-        status = died[0] if died else team[0].returncode
-        raise errors.ChildDied(f"{module} {_ended(status)} before it had a result; run again to go on where it was")
-    return _result(outcome)
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str], writer: int) -> "subprocess.Popen[bytes]":
@@ -146,15 +148,19 @@ def _watch(team: "Sequence[subprocess.Popen[bytes]]", died: list[int]) -> None:
 
 def _end(team: "Sequence[subprocess.Popen[bytes]]") -> None:
     """Tell children to stop, wait while they do, and kill those that do not."""
-    for child in team:
-        if child.poll() is None:
-            child.terminate()
+    _tell_to_stop(team)
     _wait(team, GRACE_S + 5)
     _kill(team)
     for child in team:
         child.wait()
         if child.stdin and not child.stdin.closed:
             child.stdin.close()
+
+
+def _tell_to_stop(team: "Sequence[subprocess.Popen[bytes]]") -> None:
+    for child in team:
+        if child.poll() is None:
+            child.terminate()
 
 
 def _wait(team: "Sequence[subprocess.Popen[bytes]]", seconds: float) -> None:

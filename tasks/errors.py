@@ -15,7 +15,8 @@
     ├── Stopped (RuntimeError)        the run was told to end; a rerun goes on where it was
     ├── IntegrityError (RuntimeError) bytes, hashes or a base model are not what a manifest says
     └── StoreError (RuntimeError)     the store refused, or could not be reached
-        └── LostRace                  another publisher moved the champion pointer first
+        ├── LostRace                  another publisher moved the champion pointer first
+        └── LostClaim                 another worker took over what this one was making
 
 Every message says what, which value, and what to do.
 """
@@ -83,3 +84,7 @@ class StoreError(BakeoffError, RuntimeError):
 
 class LostRace(StoreError):
     """Another publisher moved the champion pointer first."""
+
+
+class LostClaim(StoreError):
+    """Another worker took over what this one was making, since it had not been heard of for too long."""

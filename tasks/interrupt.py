@@ -25,11 +25,22 @@ def interruptible() -> Iterator[None]:
     except Exception:
         raise
     except BaseException:
-        with _lock:
-            _told.set()
-            for act in _acts.values():
-                act()
+        interrupt()
         raise
+
+
+def interrupt() -> None:
+    """Tell everything that asked that the run is to end."""
+    with _lock:
+        _told.set()
+        for act in _acts.values():
+            act()
+
+
+def pause(seconds: float) -> None:
+    """Wait so long. Raises Stopped where the run is to end."""
+    _told.wait(seconds)
+    _refuse()
 
 
 @contextmanager

@@ -114,6 +114,19 @@ class Store(Place):
         return self
 
 
+class SharedWorkspace(Place):
+    """Where workers on several machines keep their products together."""
+
+    store: str = ""
+    """The name of a store that all of them reach; empty keeps the workspace in this home alone."""
+    prefix: str = Field("workspace", pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$")
+    """The folder there, below the store's own prefix."""
+    lease_s: float = Field(30.0, ge=2, le=3600)
+    """A worker that has not been heard of for so long, by the store's clock, is taken for dead, and another may go on."""
+    every_s: float = Field(1.0, ge=0.1, le=60)
+    """How often answers and checkpoints are sent there while a stage runs."""
+
+
 class Base(Place):
     """Where a public base model lies on this machine."""
 
@@ -197,6 +210,8 @@ class Settings(Place):
     """Prompted LLMs by name."""
     stores: dict[str, Store] = {}
     """Buckets by name."""
+    workspace: SharedWorkspace = SharedWorkspace()
+    """Whether the workspace is shared with other machines, and through which store."""
     bases: dict[str, Base] = {}
     """Base models that lie on this machine, by their Hub id."""
     training: Training = Training()

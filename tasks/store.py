@@ -85,6 +85,15 @@ class Stored(NamedTuple):
     """By the store's clock."""
 
 
+class Seen(NamedTuple):
+    """A small object, as it was just read."""
+
+    body: bytes
+    etag: str
+    age_s: float
+    """Since it was written, by the store's clock."""
+
+
 @dataclass(frozen=True)
 class StoreClient:
     """An open store."""
@@ -133,17 +142,49 @@ class StoreClient:
                     return None
                 raise
 
+    def look(self, key: str) -> Seen | None:
+        """An object with its ETag and age; None where there is no such object."""
+
+        def get() -> Seen:
+            answer = self.client.get_object(Bucket=self.store.bucket, Key=key)
+            return Seen(answer["Body"].read(), answer["ETag"], (_date(answer) - answer["LastModified"]).total_seconds())
+
+        with self._faults(f"read {key}"):
+            try:
+                return self._timed(get)
+            except self.client.exceptions.ClientError as error:
+                if _code(error) in _MISSING:
+                    return None
+                raise
+
+    def write(self, key: str, body: bytes) -> None:
+        """Write an object, whatever is there."""
+        self._write_if(key, body)
+
+    def put_if(self, key: str, body: bytes, etag: str | None) -> str | None:
+        """Write an object over the one that has this ETag; where that is None, unless there is one.
+
+        Returns: its new ETag; None where another one is there, or none. A body that nobody else writes is told from theirs, also
+        where only the answer to an earlier attempt was lost.
+        """
+        condition = {"IfNoneMatch": "*"} if etag is None else {"IfMatch": etag}
+        written = self._write_if(key, body, **condition)
+        if written:
+            return written
+        there = self.read(key)
+        return there[1] if there and there[0] == body else None
+
     def write_once(self, key: str, body: bytes) -> bool:
         """Write an object unless there is one. Returns whether this call wrote it."""
         if self.store.single_writer and self.read(key) is not None:  # the store need not know the condition
             return False
-        return self._write_if(key, body, IfNoneMatch="*")
+        return bool(self._write_if(key, body, IfNoneMatch="*"))
 
     def replace(self, key: str, body: bytes, etag: str) -> bool:
         """Write over the object that has this ETag. Returns False where it has another by now, or is gone."""
         if self.store.single_writer and (self.read(key) or (b"", ""))[1] != etag:
             return False
-        return self._write_if(key, body, IfMatch=etag)
+        return bool(self._write_if(key, body, IfMatch=etag))
 
     def upload(self, path: Path, key: str, sha256: str, moved: Callable[[int], None], again: bool = False) -> int:
         """Copy a file up, unless the same bytes are there. Returns the number of bytes sent.
@@ -263,7 +304,8 @@ class StoreClient:
         told = found["Metadata"].get("sha256", "") if in_parts else base64.b64decode(computed).hex()
         return bool(found["ContentLength"] == size and told == sha256)
 
-    def _write_if(self, key: str, body: bytes, **condition: str) -> bool:
+    def _write_if(self, key: str, body: bytes, **condition: str) -> str:
+        """The new object's ETag; empty where the condition does not hold."""
         sent = {
             "Bucket": self.store.bucket,
             "Key": key,
@@ -275,12 +317,11 @@ class StoreClient:
         with self._faults(f"write {key}"):
             for attempt in range(CONFLICTS):
                 try:
-                    self._timed(lambda: self.client.put_object(**sent))
-                    return True
+                    return str(self._timed(lambda: self.client.put_object(**sent))["ETag"])
                 except self.client.exceptions.ClientError as error:
                     # A pointer that is gone answers 404 to If-Match on AWS.
                     if _code(error) in _REFUSED or ("IfMatch" in condition and _code(error) in _MISSING):
-                        return False
+                        return ""
                     if _code(error) not in _CONFLICT or attempt == CONFLICTS - 1:
                         raise
         raise AssertionError("unreachable")

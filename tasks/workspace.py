@@ -3,7 +3,8 @@
     <root>/products/<stage>/<fingerprint>/record.json …   whole products: written aside, renamed when complete
     <root>/inprogress/<stage>/<fingerprint>/…             what grows while a stage runs (journal of answers, checkpoints)
 
-This is the only cache. A lock per product, freed by the system when its holder dies, keeps two processes off one stage.
+This is the only cache. A lock per product, freed by the system when its holder dies, keeps two processes off one stage. Where the
+operator names a store for it, the workspace is shared with other machines (`tasks/sharing/`): what is not here is looked for there.
 """
 
 import hashlib
@@ -12,9 +13,10 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from pydantic import BaseModel
 
@@ -22,6 +24,41 @@ from tasks.records import Record
 
 logger = logging.getLogger(__name__)
 R = TypeVar("R", bound=Record)
+BEING_WRITTEN = (".*", "*.lock", "*.writing", "writing-*", "replaced-*", "set-aside", "cache", "answers", "product")
+"""Under a stage's `inprogress`: names of what is not whole yet, or need not outlive a kill."""
+
+
+class NotMade(Exception):
+    """A product is not there, and this workspace only finds."""
+
+
+class Making(Protocol):
+    """A product that this worker makes, and no other meanwhile."""
+
+    def commit(self, folder: Path) -> None:
+        """Have all workers find the product. Raises LostClaim where another one has taken over."""
+        ...
+
+
+class Sharing(Protocol):
+    """Where workers on several machines keep their products together."""
+
+    def fetch(self, place: str, folder: Path) -> bool:
+        """Have a product here, whole and checked, where a worker made it. `place` is `<stage>/<fingerprint>`."""
+        ...
+
+    def claim(self, place: str, folder: Path, inprogress: Path) -> AbstractContextManager[Making | None]:
+        """Wait until this worker may make a product, and until what was left of it is in `inprogress`; None where it came to be
+        there meanwhile, and was fetched."""
+        ...
+
+    def hand_in(self, place: str, folder: Path) -> None:
+        """Have the others find a product that was made before the workspace was shared."""
+        ...
+
+    def together(self, name: str) -> None:
+        """Have the same small files in a folder of the workspace as all the others: they are written once and never changed."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +69,8 @@ class Stage:
     name: str
     version: int
     modules: tuple[str, ...]
+    shared: bool = True
+    """Whether other machines have a use for its products: not for copies of what lies in a store anyway."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +91,14 @@ class Workspace:
     root: Path
     reused: list[str] = field(default_factory=list)
     """The stages that found their product, in order."""
+    sharing: Sharing | None = None
+    """None where the workspace is this home's alone."""
+    builds: bool = True
+    """Whether what is not there is made; else `NotMade` is raised."""
+
+    def only_finding(self) -> Self:
+        """The same products, but nothing is made."""
+        return replace(self, reused=[], builds=False)
 
     def produce(
         self,
@@ -74,12 +121,18 @@ class Workspace:
         key = fingerprint(stage, inputs, config)
         folder = self.root / "products" / stage.name / key
         found = self._find(folder, record, label or stage.name)
-        return found or self._build(stage, key, folder, record, build, label or stage.name)
+        if found is None:
+            return self._build(stage, key, folder, record, build, label or stage.name)
+        if self.sharing and stage.shared:
+            self.sharing.hand_in(f"{stage.name}/{key}", folder)
+        return found
 
     def find(self, stage: Stage, inputs: Iterable[str], config: Any, record: type[R]) -> R | None:
         """The product if it is there already, without building it."""
-        folder = self.root / "products" / stage.name / fingerprint(stage, inputs, config)
-        return read_record(folder, record) if (folder / "record.json").exists() else None
+        key = fingerprint(stage, inputs, config)
+        folder = self.root / "products" / stage.name / key
+        there = (folder / "record.json").exists() or self._fetched(stage, key, folder)
+        return read_record(folder, record) if there else None
 
     def _find(self, folder: Path, record: type[R], label: str) -> R | None:
         if not (folder / "record.json").exists():
@@ -88,6 +141,9 @@ class Workspace:
         self.reused.append(label)
         return read_record(folder, record).model_copy(update={"reused": True})
 
+    def _fetched(self, stage: Stage, key: str, folder: Path) -> bool:
+        return bool(self.sharing and stage.shared and self.sharing.fetch(f"{stage.name}/{key}", folder))
+
     def _build(self, stage: Stage, key: str, folder: Path, record: type[R], build: Callable[[Building], R], label: str) -> R:
         from filelock import FileLock
 
@@ -95,19 +151,36 @@ class Workspace:
         inprogress.mkdir(parents=True, exist_ok=True)
         with FileLock(inprogress.with_suffix(".lock")):
             found = self._find(folder, record, label)  # another process may have built it while this one waited
+            if found is None and self._fetched(stage, key, folder):
+                found = self._find(folder, record, label)
             if found:
                 return found
-            aside = inprogress / "product"
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir()
-            made = build(Building(aside, inprogress, key))
-            made = made.model_copy(update={"fingerprint": made.fingerprint or key})
-            write_durably(aside / "record.json", made.model_dump_json(indent=2))
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            aside.rename(folder)
-            _sync_folder(folder.parent)
-            shutil.rmtree(inprogress, ignore_errors=True)
-        return made.model_copy(update={"folder": folder})
+            if not self.builds:
+                raise NotMade(label)
+            if not (self.sharing and stage.shared):
+                return _make(Building(inprogress / "product", inprogress, key), folder, build)
+            with self.sharing.claim(f"{stage.name}/{key}", folder, inprogress) as making:
+                if making:
+                    return _make(Building(inprogress / "product", inprogress, key), folder, build, making)
+            found = self._find(folder, record, label)
+            assert found, "the claim was let go because the product is there"
+            return found
+
+
+def _make(building: Building, folder: Path, build: Callable[[Building], R], making: Making | None = None) -> R:
+    """Build a product aside, and let it be found when it is whole."""
+    shutil.rmtree(building.folder, ignore_errors=True)
+    building.folder.mkdir()
+    made = build(building)
+    made = made.model_copy(update={"fingerprint": made.fingerprint or building.fingerprint})
+    write_durably(building.folder / "record.json", made.model_dump_json(indent=2))
+    if making:
+        making.commit(building.folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    building.folder.rename(folder)
+    _sync_folder(folder.parent)
+    shutil.rmtree(building.inprogress, ignore_errors=True)
+    return made.model_copy(update={"folder": folder})
 
 
 def read_record(folder: Path, record: type[R]) -> R:

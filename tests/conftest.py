@@ -3,13 +3,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import pytest
 
+from services.s3 import LocalS3, start_s3
 from tasks import child
 from tasks.prompting import limits
-from tests.live import make_readable, prefect_server
+from tasks.settings import Store
+from tasks.store import connect
+from tests.live import credentials, make_readable, prefect_server
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower on many threads
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -67,3 +71,19 @@ def readable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("readable")
     make_readable(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
+    """A real S3 server."""
+    with start_s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3_server: LocalS3) -> str:
+    """The name of a bucket that exists and is empty."""
+    name = f"test-{uuid4().hex[:12]}"
+    store = Store(bucket=name, endpoint_url=s3_server.endpoint_url)
+    connect("raw", store, credentials(s3_server)).client.create_bucket(Bucket=name)
+    return name

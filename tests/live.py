@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from tests.tiny_model import examples, make_base
+
+if TYPE_CHECKING:
+    from services.s3 import LocalS3
 
 BIN = Path(sys.executable).parent
 OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason"}
@@ -25,6 +28,11 @@ def environment(**names: str) -> dict[str, str]:
     """This process's environment without its Prefect and Bakeoff settings, and with `names`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "BAKEOFF_"))}
     return kept | {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"} | names
+
+
+def credentials(server: "LocalS3") -> dict[str, str]:
+    """Of a local S3, for `boto3.client`."""
+    return {"aws_access_key_id": server.access_key, "aws_secret_access_key": server.secret_key, "region_name": "us-east-1"}
 
 
 @contextmanager

@@ -31,7 +31,7 @@ from tasks.store import StoreClient, open_store
 from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, write_durably
 
 logger = logging.getLogger(__name__)
-FETCH = Stage("fetch", 1, ("tasks.registry.champion", "tasks.store"))
+FETCH = Stage("fetch", 1, ("tasks.registry.champion", "tasks.store"), shared=False)
 POINTER = "champion.json"
 RECORD = re.compile(r"^v(\d{6,})\.json$")
 PRUNING = "pruning"

@@ -45,6 +45,7 @@ PUBLISH = Stage(
         "tasks.store",
         "tasks.registry.verify",
     ),
+    shared=False,
 )
 
 

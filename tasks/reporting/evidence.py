@@ -15,7 +15,7 @@ from tasks.reporting.rows import NONE, Answers, examples_at, read_answers
 from tasks.reporting.text import cut
 from tasks.workspace import Building, Stage, Workspace, read_record
 
-STAGE = Stage("evidence", 2, ("tasks.reporting.evidence", "tasks.reporting.rows", "tasks.reporting.text"))
+STAGE = Stage("evidence", 2, ("tasks.reporting.evidence", "tasks.reporting.rows", "tasks.reporting.text"), shared=False)
 BINS = 10
 ROWS_SHOWN, FAILED_SHOWN = 20, 5
 RAW_AT = 300

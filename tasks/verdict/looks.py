@@ -23,7 +23,7 @@ from tasks.records import Arm, DatasetRecord, Looks
 from tasks.workspace import Workspace, digest, write_durably
 
 logger = logging.getLogger(__name__)
-ROWS = "rows.json"
+FOLDER, ROWS = "looks", "rows.json"
 WORN = 0.5
 """From this chance of a promotion by luck on, test is called worn."""
 
@@ -31,16 +31,19 @@ WORN = 0.5
 def count_looks(
     gate: Gate, dataset: DatasetRecord, evaluations: Sequence[Evaluation], champion: Evaluation | None, workspace: Workspace
 ) -> Looks:
-    """Remember whose answers to the test rows a decision has seen, and count those of all runs in this workspace."""
+    """Remember whose answers to the test rows a decision has seen, and count those of all runs in this workspace, on whichever
+    machine."""
     rows = sorted(f"{example.example} {example.label}" for example in read_examples(dataset, "test"))
     name = digest(rows)
-    folder = workspace.root / "looks" / name
+    folder = workspace.root / FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ROWS).exists():
         write_durably(folder / ROWS, json.dumps(rows))
     for evaluation in [*evaluations, *([champion] if champion else [])]:
         if evaluation.scores.arm is not Arm.TRIVIAL:
             _remember(folder / f"{evaluation.scores.of}.json", evaluation)
+    if workspace.sharing:
+        workspace.sharing.together(FOLDER)
     seen = {path.name for other in _alike(folder, rows) for path in other.glob("*.json") if path.name != ROWS}
     return _looks(name, len(seen), gate.alpha)
 

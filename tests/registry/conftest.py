@@ -1,42 +1,22 @@
-"""One real S3 server for the session, a bucket a test, and a loopback proxy that misbehaves on command."""
+"""Two names for a bucket of the session's real S3 server, one through a loopback proxy that misbehaves on command."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
 from services.places import LivePlaces
-from services.s3 import LocalS3, start_s3
+from services.s3 import LocalS3
 from tasks.settings import Settings, Store
 from tasks.store import StoreClient, connect
+from tests.live import credentials
 from tests.registry.proxy import Proxy, serve_proxy
-
-
-def credentials(server: LocalS3) -> dict[str, str]:
-    """For `boto3.client`."""
-    return {"aws_access_key_id": server.access_key, "aws_secret_access_key": server.secret_key, "region_name": "us-east-1"}
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalS3]:
-    with start_s3(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where contenders and their predictions are made, once for the session; tests publish from workspaces of their own."""
     return tmp_path_factory.mktemp("made")
-
-
-@pytest.fixture
-def bucket(s3_server: LocalS3) -> str:
-    """The name of a bucket that exists and is empty."""
-    name = f"test-{uuid4().hex[:12]}"
-    store = Store(bucket=name, endpoint_url=s3_server.endpoint_url)
-    connect("raw", store, credentials(s3_server)).client.create_bucket(Bucket=name)
-    return name
 
 
 @pytest.fixture

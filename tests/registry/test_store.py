@@ -18,7 +18,7 @@ from services.s3 import LocalS3
 from tasks.errors import BadConfig, IntegrityError, StoreError
 from tasks.settings import Settings, Store
 from tasks.store import SLOWEST, StoreClient, check_store, connect, open_store
-from tests.registry.conftest import credentials
+from tests.live import credentials
 from tests.registry.proxy import Proxy
 
 

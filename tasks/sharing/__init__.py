@@ -1,0 +1,1 @@
+"""The workspace of several machines: products, claims and what grows, on S3."""
