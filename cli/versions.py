@@ -123,12 +123,12 @@ def reproduce_version(config: Path, overrides: Sequence[str], number: int) -> Re
         champion = registry.version(number)
         recorded = recorded_config(champion)
         home = registry.settings.home / "reproduced" / f"{registry.name}-v{number:06d}"
-        os.environ["BAKEOFF_HOME"] = str(home)
-        from flows.reproduce import reproduce
+        os.environ |= {"BAKEOFF_HOME": str(home), "BAKEOFF_WORKSPACE__STORE": ""}  # a shared workspace has it all already
+        from flows.contend import contend
 
         with terminal_progress(), named_server():
-            made = reproduce(recorded, champion.contender)
-        found = compare_made(registry.client, champion, *made)
+            dataset, made = contend(recorded, [champion.contender])
+        found = compare_made(registry.client, champion, dataset, *made[0])
         for service in ("llm", "s3"):  # they write until they end, a moment after their last user
             wait_until_stopped(home / service, 30)
         shutil.rmtree(home)  # the next time is to make it again

@@ -72,11 +72,29 @@ def declare_prediction(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
     return _declare(predict, pool, config, [])
 
 
-def _declare(flow: "Flow[..., Any]", pool: str, config: BakeoffConfig, schedules: list[Any]) -> "RunnerDeployment":
+def declare_contending(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
+    """The deployment by which a bake-off has contenders made on a work pool, named after the pool. Its runs do not wait for each
+    other: each makes other contenders.
+
+    Args:
+        config: the default of the parameter `config`.
+
+    Raises:
+        BadConfig: there is no such pool.
+    """
+    from flows.contend import contend
+
+    return _declare(contend, pool, config, [], one_at_a_time=False)
+
+
+def _declare(
+    flow: "Flow[..., Any]", pool: str, config: BakeoffConfig, schedules: list[Any], one_at_a_time: bool = True
+) -> "RunnerDeployment":
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
+    limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
     if pool not in POOLS:
         raise BadConfig(f"there is no work pool {pool!r}: the pools are {', '.join(POOLS)}")
     return RunnerDeployment.from_flow(
@@ -90,7 +108,7 @@ def _declare(flow: "Flow[..., Any]", pool: str, config: BakeoffConfig, schedules
         parameters={"config": config.model_dump(mode="json")},
         enforce_parameter_schema=True,
         schedules=schedules,
-        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE),
+        concurrency_limit=limit if one_at_a_time else None,
     )
 
 
@@ -115,6 +133,7 @@ def register(config: BakeoffConfig, nightly: Collection[str] = ("cpu",), timezon
     declared = [declare(pool, config, pool in nightly, timezone) for pool in POOLS]
     declared += [declare_grading(pool, config) for pool in POOLS]
     declared += [declare_prediction(pool, config) for pool in POOLS]
+    declared += [declare_contending(pool, config) for pool in POOLS]
     for pool in set(nightly) - set(POOLS):
         raise BadConfig(f"--nightly names {pool!r}: the pools are {', '.join(POOLS)}")
     release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored

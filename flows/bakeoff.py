@@ -6,6 +6,7 @@ from prefect import flow
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 
+from flows.fan_out import check_pools, fan_out
 from services.bench import Bench, check_names, opened
 from tasks.config import BakeoffConfig, Interview, Technique
 from tasks.contenders.stage import pair, trivial
@@ -51,7 +52,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
 
     Raises:
         Refused: the config, the data, or the endpoint of a champion that is a prompt cannot be used.
-        BakeoffError: a stage failed; a rerun goes on where this one was.
+        BakeoffError: a stage failed, or a run on another machine; a rerun goes on where this one was.
     """
     end_server_with_process()
     with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
@@ -66,9 +67,11 @@ def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdi
     Args:
         why: it runs, where something other than a person's word has it run.
     """
+    check_pools(config, bench)
     dataset = load(config.dataset, bench.settings, bench.workspace)
     champion = find_champion(config, bench.places)
     models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
+    fan_out(config, dataset, bench)
     evaluated, tokens = compete(config, dataset, bench)
     evaluations = [evaluation for _, evaluation in evaluated]
     holder = evaluate_champion(config, dataset, champion, evaluations, bench)

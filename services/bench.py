@@ -17,6 +17,7 @@ from tasks.workspace import Workspace
 if TYPE_CHECKING:
     from tasks.prompting.ask import AskContext
     from tasks.prompting.budget import Cap
+    from tasks.sharing.shelf import Shelf
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Bench:
     places: LivePlaces
     cap: "Cap"
     max_failed: float
+    shelf: "Shelf | None" = None
+    """Where the workspace is shared with other machines."""
 
     def resource(self, occupies: str) -> str:
         """The lane of a contender: the embedded LLM shares the cores with training, so both are `device`."""
@@ -39,6 +42,22 @@ class Bench:
         grader = [config.grader.prompt] if config.grader and config.grader.prompt else []
         names = dict.fromkeys(prompt.endpoint for prompt in [*config.prompts, *grader])
         return [name for name in names if not self.settings.endpoint(name).service]
+
+    def keep_account(self, run: str) -> None:
+        """In a shared workspace, tell others what this run spends. What it spent in earlier lives, which were killed, counts as
+        well."""
+        if self.shelf:
+            from tasks.prompting.account import Account
+
+            self.count_spent(run)
+            self.shelf.parts.append(Account(self.shelf, self.cap, run))
+
+    def count_spent(self, run: str) -> None:
+        """Have what another run, or this one before, spent count against the cap."""
+        if self.shelf:
+            from tasks.prompting.account import spent_by
+
+            self.cap.count(spent_by(self.shelf, run))
 
     def asking(self, contender: ContenderRecord) -> "AskContext | None":
         """What the contender asks with, its endpoint listening; None for one that asks nobody."""
@@ -76,7 +95,7 @@ def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) 
         interruptible(),
     ):
         workspace = Workspace(root, sharing=shelf)
-        yield Bench(settings, workspace, places, Cap(config.budget.usd), config.budget.max_failed)
+        yield Bench(settings, workspace, places, Cap(config.budget.usd), config.budget.max_failed, shelf)
 
 
 def check_names(config: BakeoffConfig, settings: Settings) -> None:

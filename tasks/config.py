@@ -5,7 +5,7 @@ Importing this module is cheap (pydantic alone).
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Self, TypeVar
@@ -712,6 +712,25 @@ class Triggers(Part):
     """When the champion is worse on fresh labelled rows."""
 
 
+class Pool(StrEnum):
+    """Where contenders are made."""
+
+    HERE = "here"
+    """By the run itself."""
+    GPU = "gpu"
+    APPLE_SILICON = "apple-silicon"
+    CPU = "cpu"
+
+
+class Pools(Part):
+    """Work pools that make contenders, as runs of their own. The workers must share a workspace (docs/how-to/machines.md)."""
+
+    tuned: Pool = Pool.HERE
+    """Where tuned contenders train: a run each."""
+    prompts: Pool = Pool.HERE
+    """Where prompted contenders are made and asked: one run for all of them, since they share the cap. Hybrids are made here."""
+
+
 class BakeoffConfig(Part):
     """One bake-off. Only `dataset` is required."""
 
@@ -737,12 +756,27 @@ class BakeoffConfig(Part):
     """What a contender must show to become champion."""
     use: Use = Use()
     """How much the champion will be used; costs and break-even follow from it."""
+    pools: Pools = Pools()
+    """Which machines make the contenders."""
     store: Name = "local"
     """Which of the operator's named stores receives the champion."""
     samples: list[str] = Field(default=[], max_length=50)
     """Texts whose predictions are shown before and after training (for a data set with one input column)."""
     triggers: Triggers = Triggers()
     """When `bakeoff retrain` runs it again."""
+
+    def alone(self, names: Collection[str]) -> Self:
+        """The same bake-off with these contenders, and the parts of hybrids among them, alone, made by the run itself. The whole
+        where it has none of these names."""
+        hybrids = [each for each in self.hybrids if each.name in names]
+        parts = {*names, *(each.tuned for each in hybrids), *(each.prompt for each in hybrids)}
+        prompts, tuned = ([each for each in group if each.name in parts] for group in (self.prompts, self.tuned))
+        trivial = [each for each in self.trivial if each.value in parts]
+        here: dict[str, Any] = {"pools": Pools()}
+        if not (hybrids or prompts or tuned or trivial):
+            return self.model_copy(update=here)
+        trivial = trivial or self.trivial[:1]  # a config needs one
+        return self.model_copy(update=here | {"hybrids": hybrids, "prompts": prompts, "tuned": tuned, "trivial": trivial})
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -12,6 +12,7 @@
     ├── TrainingError (RuntimeError)  training stopped; the message says what was kept
     │   └── MemoryRanOut              of one of several processes; the next try takes fewer rows at once
     ├── ChildDied (RuntimeError)      a child process ended without a result
+    ├── RunFailed (RuntimeError)      a run on another pool that this one waits for did not make its contenders
     ├── Stopped (RuntimeError)        the run was told to end; a rerun goes on where it was
     ├── IntegrityError (RuntimeError) bytes, hashes or a base model are not what a manifest says
     └── StoreError (RuntimeError)     the store refused, or could not be reached
@@ -68,6 +69,10 @@ class MemoryRanOut(TrainingError):
 
 class ChildDied(BakeoffError, RuntimeError):
     """A child process ended without a result."""
+
+
+class RunFailed(BakeoffError, RuntimeError):
+    """A run on another pool that this one waits for did not make its contenders."""
 
 
 class Stopped(BakeoffError, RuntimeError):

@@ -88,6 +88,11 @@ class Cap:
             self.reserved_usd += usd
             return "reserved"
 
+    def count(self, usd: float) -> None:
+        """Count what was paid without a reservation here: by another process."""
+        with self._lock:
+            self.spent_usd += usd
+
     def settle(self, reserved: float, actual: float) -> None:
         """Replace a reservation by what was paid."""
         with self._lock:

@@ -53,14 +53,7 @@ def recorded_config(champion: ChampionVersion) -> BakeoffConfig:
     except ValidationError as error:
         made_by = lineage.environment.commit or f"bakeoff {lineage.environment.packages.get('bakeoff', '?')}"
         raise BadConfig(f"{explain(error, f'the config of version {champion.version}')}; it was made by {made_by}") from None
-    hybrids = [each for each in config.hybrids if each.name == champion.contender]
-    parts = {champion.contender, *(each.tuned for each in hybrids), *(each.prompt for each in hybrids)}
-    prompts, tuned = ([each for each in group if each.name in parts] for group in (config.prompts, config.tuned))
-    trivial = [each for each in config.trivial if each.value in parts]
-    if not (hybrids or prompts or tuned or trivial):
-        return config
-    trivial = trivial or config.trivial[:1]  # a config needs one
-    return config.model_copy(update={"hybrids": hybrids, "prompts": prompts, "tuned": tuned, "trivial": trivial})
+    return config.alone([champion.contender])
 
 
 def recorded_lineage(champion: ChampionVersion) -> Lineage:

@@ -45,13 +45,13 @@ class Held:
 
     def __init__(self, client: StoreClient, claim: Claim, growing: Growing, place: str, title: str) -> None:
         self.claim, self.growing = claim, growing
-        self._client, self._place, self._title = client, place, title
+        self._client, self._place, self.title = client, place, title
         self.committed = False
 
     def commit(self, folder: Path) -> None:
         """Have all workers find the product, if it is still this one's to make."""
         self.committed = True  # from here on nothing that grows is sent
-        if not products.commit(self._client, folder, self._place, self._title, self.claim.renew):
+        if not products.commit(self._client, folder, self._place, self.title, self.claim.renew):
             self.claim.lost.set()
         self.claim.check()
 
@@ -103,7 +103,6 @@ class Shelf:
             self._held.append(held)
         try:
             if self.fetch(place, folder):  # it came to be there between the look and the claim
-                held.committed = True
                 yield None
             else:
                 growing.restore()
@@ -116,8 +115,10 @@ class Shelf:
             raise
         with self._lock:
             self._held.remove(held)
-        self._mark(place).touch()
-        growing.remove()
+        if held.committed:
+            self._mark(place).touch()
+            growing.remove()
+            logger.info("%s: made and shared", held.title)
         claim.remove()
 
     def hand_in(self, place: str, folder: Path) -> None:

@@ -10,8 +10,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
 from deployments.pools import JOB_TEMPLATE, POOLS
-from deployments.register import declare, declare_grading, declare_prediction, register
-from tasks.config import BakeoffConfig, load_config
+from deployments.register import declare, declare_contending, declare_grading, declare_prediction, register
+from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
 from tasks.orchestration import roots_of_run
 
@@ -49,8 +49,19 @@ def test_each_pool_predicts_too_on_demand_alone(pool: str) -> None:
     assert declared.concurrency_limit == 1
 
 
-def test_there_are_the_three_pools() -> None:
+@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
+def test_each_pool_makes_contenders_of_bake_offs_that_fan_out_several_at_once(pool: str) -> None:
+    declared = declare_contending(pool, CONFIG)
+    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.contend.contend")
+    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "contend"
+    assert declared.schedules == []
+    assert set(declared._parameter_openapi_schema.required) == {"config", "contenders"}
+    assert declared.concurrency_limit is None
+
+
+def test_there_are_the_three_pools_and_a_config_can_name_each_of_them() -> None:
     assert list(POOLS) == ["gpu", "apple-silicon", "cpu"]
+    assert [*Pool] == [Pool.HERE, *POOLS]
 
 
 @pytest.mark.parametrize("nightly", [True, False])

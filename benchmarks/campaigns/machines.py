@@ -1,0 +1,346 @@
+"""A bake-off over three machines, one of which is killed: the verdict is that of one machine, and nothing is made or paid for twice.
+
+Each machine is a worker with a home of its own, empty at first; they share a workspace on a real S3 server, and nothing else. The bake-off
+runs on one, its tuned contenders train on the second, its prompt is asked on the third. The second (then, in another round, the third) is
+killed with SIGKILL in the middle of its work, and a fourth takes its place with an empty home.
+"""
+
+import json
+import re
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from benchmarks.campaigns.asker import KEY_ENV
+from benchmarks.campaigns.figures import Figure, Options
+from benchmarks.campaigns.flow_kills import differences, products
+from benchmarks.campaigns.watch import Watch
+from deployments.register import register
+from services.s3 import start_s3
+from tasks.config import BakeoffConfig
+from tasks.settings import Store
+from tasks.store import connect
+from tests.flows.test_bakeoff import BAKEOFF, CONFIG, slowly
+from tests.live import BIN, credentials, environment, make_readable, prefect_server, same
+
+CONCURRENCY, EVERY_S, LEASE_S = 4, 1.0, 6.0
+TINY = {**CONFIG["tuned"][0], "epochs": 24}
+TUNED = [TINY, {**TINY, "name": "other", "seed": 7}]
+POOLS = {"tuned": "gpu", "prompts": "cpu"}
+PARENT = "apple-silicon"
+WAIT_S = 300.0
+MADE = re.compile(r"(\w+ [0-9a-f]{12}): made and shared")
+Kill = tuple[str, str]
+"""A pool, and what its worker is in the middle of: `train` or `ask`."""
+
+
+@dataclass
+class World:
+    """What the machines have in common."""
+
+    folder: Path
+    api: str
+    keys: dict[str, str]
+    s3: str
+    server: Watch
+    life: int = 0
+    workers: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
+
+    @property
+    def readable(self) -> Path:
+        """The data and the base model."""
+        return self.folder / "readable"
+
+    def environment(self, home: Path, shared: str) -> dict[str, str]:
+        """A machine's: its own home, and the workspace that it shares (none if empty)."""
+        self.life += 1
+        endpoint = {"model": "m", "usd_per_million_input": 1, "usd_per_million_output": 1, "json_schema": False, "key_env": KEY_ENV}
+        endpoint |= {"base_url": self.server.url, "concurrency": CONCURRENCY}
+        store = {"bucket": "machines", "prefix": shared or "alone", "endpoint_url": self.s3}
+        told = {"endpoints": {"loopback": endpoint}, "stores": {"ours": store}}
+        told |= {"workspace": {"store": "ours", "lease_s": LEASE_S, "every_s": EVERY_S}} if shared else {}
+        home.mkdir(parents=True)
+        (home / "settings.yaml").write_text(yaml.safe_dump(told))
+        names = {"BAKEOFF_HOME": str(home), "BAKEOFF_SETTINGS": str(home / "settings.yaml"), KEY_ENV: f"life-{self.life}"}
+        names |= {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        return environment(**names, **self.keys, BAKEOFF_ROOTS=str(self.readable), PREFECT_WORKER_QUERY_SECONDS="1")
+
+    def start(self, home: Path, pool: str, shared: str) -> None:
+        """A worker of a pool."""
+        env = self.environment(home, shared)
+        command = [str(BIN / "prefect"), "worker", "start", "--pool", pool, "--type", "process"]
+        with (home / "worker.log").open("wb") as log:
+            self.workers[home.name] = subprocess.Popen(command, env=env, cwd=home, stdout=log, stderr=log)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL of a machine: the worker and all that it started."""
+        process = self.workers.pop(name)
+        everything = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for each in everything:
+            with_suppressed(each.kill)
+        process.wait()
+
+    def stop(self) -> None:
+        """Nobody works any more."""
+        for name in list(self.workers):
+            self.kill(name)
+
+
+def with_suppressed(act: Callable[[], object]) -> None:
+    """A process may have ended by itself."""
+    try:
+        act()
+    except psutil.NoSuchProcess:
+        return
+
+
+@dataclass
+class Round:
+    """What a fan-out over machines came to."""
+
+    verdict: dict[str, Any]
+    sent: list[tuple[int, str]]
+    made: Counter[str]
+    files: dict[str, dict[str, str]]
+    seconds: float
+    taken_over_s: float = 0.0
+    """From the kill until another machine was at the same work."""
+    rerun_runs: int = 0
+    """Runs that the same bake-off, run again, started on other machines."""
+    rerun_s: float = 0.0
+
+
+def run(options: Options) -> list[Figure]:
+    """The figures."""
+    with opened() as world:
+        alone = unbroken(world)
+        rounds = {kill: fan_out(world, kill) for kill in (None, ("gpu", "train"), ("cpu", "ask"))}
+        cancelled = cancel(world)
+    told = list(rounds.values())
+    wrong = [text for each in told for text in differences(same(each.verdict), same(alone.verdict))]
+    needed = Counter(body for _, body in alone.sent)
+    again = {kill: sum((Counter(body for _, body in each.sent) - needed).values()) for kill, each in rounds.items()}
+    killed = rounds["cpu", "ask"]
+    return [
+        Figure("machines", 3, ">= 3", "workers with homes of their own, empty at first; a fourth for the killed one"),
+        Figure("verdicts_that_differ", len(wrong), "== 0", "; ".join(wrong[:5]) or f"of {len(told)}, from that of one machine"),
+        Figure(
+            "trained_files_that_differ", sum(other_bytes(alone, each) for each in told), "== 0", "by SHA-256, of both tuned ones"
+        ),
+        Figure("products_made_twice", sum(count - 1 for each in told for count in each.made.values()), "== 0", made_note(told)),
+        Figure(
+            "paid_twice_without_a_kill", again[None] + again["gpu", "train"], "== 0", f"of {sum(needed.values())} calls a round"
+        ),
+        Figure(
+            "paid_twice_after_a_kill", again["cpu", "ask"], f"<= {most_repeated(killed)}", f"{CONCURRENCY} under way, {EVERY_S:g} s"
+        ),
+        Figure("runs_that_a_rerun_starts", sum(each.rerun_runs for each in told), "== 0", f"in {told[0].rerun_s:.0f} s"),
+        Figure("cancelled_with_the_bake_off", cancelled, ">= 3", "runs on other machines, one not yet begun"),
+        Figure("taken_over_s", rounds["gpu", "train"].taken_over_s, note=f"lease {LEASE_S:g} s; begun again by the API at once"),
+        Figure(
+            "seconds", told[0].seconds, note=f"unbroken over three machines of one computer of 2 cores; on one {alone.seconds:.0f}"
+        ),
+    ]
+
+
+def most_repeated(killed: Round) -> int:
+    """Calls that a kill may have made in vain: those under way, and those since the last sending (which itself takes a while)."""
+    return CONCURRENCY + round(CONCURRENCY / 0.05 * (EVERY_S + 1))
+
+
+def made_note(rounds: list[Round]) -> str:
+    """How many products a round makes."""
+    return f"of {', '.join(str(len(each.made)) for each in rounds)} in the rounds"
+
+
+@contextmanager
+def opened() -> Iterator[World]:
+    """A Prefect server with pools and deployments, S3, an endpoint, and no machine yet."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        (folder / "server").mkdir()
+        (folder / "readable").mkdir()
+        make_readable(folder / "readable")
+        api = stack.enter_context(prefect_server(folder / "server"))
+        s3 = stack.enter_context(start_s3(folder / "store"))
+        server = stack.enter_context(Watch(slowly))
+        keys = {"AWS_ACCESS_KEY_ID": s3.access_key, "AWS_SECRET_ACCESS_KEY": s3.secret_key, "AWS_DEFAULT_REGION": "us-east-1"}
+        connect("ours", Store(bucket="machines", endpoint_url=s3.endpoint_url, create=True), credentials(s3)).check()
+        with temporary_settings({PREFECT_API_URL: api}):
+            register(config_of("machines"), nightly=[])
+        world = World(folder, api, keys, s3.endpoint_url, server)
+        stack.callback(world.stop)
+        yield world
+
+
+def config_of(name: str, pools: dict[str, str] | None = None) -> BakeoffConfig:
+    """The bake-off; each has a name of its own, hence champions of its own."""
+    return BakeoffConfig.model_validate({**CONFIG, "name": name, "tuned": TUNED, "store": "ours", "pools": pools or {}})
+
+
+def unbroken(world: World) -> Round:
+    """The same bake-off on one machine, its workspace its own."""
+    home = world.folder / "alone"
+    env = world.environment(home, "")
+    (home / "machines.yaml").write_text(yaml.safe_dump(config_of("machines").model_dump(mode="json")))
+    started = time.monotonic()
+    command = [*BAKEOFF, str(home / "machines.yaml"), "--output", "json"]
+    done = subprocess.run(command, env=env, cwd=world.readable, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"the run ended with status {done.returncode}: {done.stderr[-3000:]}")
+    return Round(json.loads(done.stdout), list(world.server.sent), Counter(), products(home), time.monotonic() - started)
+
+
+def fan_out(world: World, kill: Kill | None) -> Round:
+    """The bake-off over three machines, one of them killed; then once more, with all there."""
+    name = f"{kill[0]}-killed" if kill else "whole"
+    first = len(world.server.sent)
+    homes = {pool: world.folder / f"{name}-{pool}" for pool in (PARENT, *POOLS.values())}
+    for pool, home in homes.items():
+        world.start(home, pool, name)
+    with httpx.Client(base_url=world.api, timeout=60) as api:
+        await_workers(api, homes)
+        started, taken_over = time.monotonic(), 0.0
+        parent = begin(api, name)
+        if kill:
+            taken_over = kill_and_replace(world, api, parent, homes[kill[0]], kill, name, first)
+        finish(api, parent, world)
+        seconds = time.monotonic() - started
+        verdict = verdict_of(homes[PARENT], parent)
+        sent = world.server.sent[first:]
+        began, runs_before, started = len(world.server.sent), len(children(api)), time.monotonic()
+        again = begin(api, name)
+        finish(api, again, world)
+        if len(world.server.sent) > began:
+            raise RuntimeError("the rerun asked again")
+        told = Round(verdict, sent, made_in(world.folder, name), products(homes[PARENT]), seconds, taken_over)
+        told.rerun_runs, told.rerun_s = len(children(api)) - runs_before, time.monotonic() - started
+    world.stop()
+    return told
+
+
+def kill_and_replace(world: World, api: httpx.Client, parent: str, home: Path, kill: Kill, name: str, first: int) -> float:
+    """Kill a machine in the middle of its work; the dead run is begun again, and a new machine takes it. Seconds until it is at work."""
+    pool, what = kill
+    space = home / "workspace"
+
+    def training() -> bool:
+        return any(space.glob("inprogress/train/*/.snapshot")) and any(space.glob("inprogress/train/*/checkpoints/*/complete.json"))
+
+    def asking() -> bool:
+        return len(world.server.sent) >= first + 40
+
+    until(training if what == "train" else asking, f"{what} on {pool}")
+    time.sleep(EVERY_S)
+    world.kill(home.name)
+    at, asked = time.monotonic(), len(world.server.sent)
+    dead = [each for each in children(api) if each["state_type"] == "RUNNING" and each["work_pool_name"] == pool]
+    for each in dead:
+        for state in ({"type": "CRASHED"}, {"type": "SCHEDULED", "name": "AwaitingRetry"}):
+            api.post(f"/flow_runs/{each['id']}/set_state", json={"state": state, "force": True}).raise_for_status()
+    if len(dead) != 1:
+        raise RuntimeError(f"the killed machine had {len(dead)} runs: {dead}")
+    home = world.folder / f"{name}-{pool}-next"
+    world.start(home, pool, name)
+    there = home / "workspace"
+    until(
+        lambda: any(there.glob("inprogress/train/*/checkpoints")) or len(world.server.sent) > asked, f"{what} on the next machine"
+    )
+    return time.monotonic() - at
+
+
+def cancel(world: World) -> int:
+    """Cancel a bake-off that waits for its runs; how many of these end cancelled."""
+    name = "cancelled"
+    homes = {pool: world.folder / f"{name}-{pool}" for pool in (PARENT, *POOLS.values())}
+    for pool, home in homes.items():
+        world.start(home, pool, name)
+    with httpx.Client(base_url=world.api, timeout=60) as api:
+        await_workers(api, homes)
+        before = {each["id"] for each in children(api)}
+        parent = begin(api, name)
+        ours: Callable[[], list[dict[str, Any]]] = lambda: [each for each in children(api) if each["id"] not in before]  # noqa: E731
+        until(lambda: sum(each["state_type"] == "RUNNING" for each in ours()) >= 2, "two runs on other machines")
+        api.post(f"/flow_runs/{parent}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+        until(lambda: all(each["state_type"] in ("CANCELLED", "COMPLETED") for each in ours()), "cancelled runs")
+        found = sum(each["state_type"] == "CANCELLED" for each in ours())
+    world.stop()
+    return found
+
+
+def await_workers(api: httpx.Client, pools: dict[str, Path]) -> None:
+    """Until the server knows of a worker in every pool that was heard of just now."""
+
+    def online(pool: str) -> bool:
+        found = api.post(f"/work_pools/{pool}/workers/filter", json={}).raise_for_status().json()
+        return any(each["status"] == "ONLINE" for each in found)
+
+    until(lambda: all(online(pool) for pool in pools), f"workers of {', '.join(pools)}")
+
+
+def begin(api: httpx.Client, name: str) -> str:
+    """A run of the bake-off, in the parent's pool."""
+    deployment = api.get(f"/deployments/name/bakeoff/{PARENT}").raise_for_status().json()["id"]
+    body = {"parameters": {"config": config_of(name, POOLS).model_dump(mode="json")}}
+    return str(api.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status().json()["id"])
+
+
+def children(api: httpx.Client) -> list[dict[str, Any]]:
+    """All runs that make contenders for others."""
+    return list(api.post("/flow_runs/filter", json={"flows": {"name": {"any_": ["contend"]}}}).raise_for_status().json())
+
+
+def finish(api: httpx.Client, run: str, world: World) -> None:
+    """Raises RuntimeError where a run does not end well."""
+    ended = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+    until(lambda: api.get(f"/flow_runs/{run}").raise_for_status().json()["state_type"] in ended, f"end of {run}")
+    state = api.get(f"/flow_runs/{run}").json()["state"]
+    if state["type"] != "COMPLETED":
+        logs = "\n".join(path.read_text(errors="replace")[-3000:] for path in world.folder.glob("*/worker.log"))
+        raise RuntimeError(f"run {run} is {state['type']}: {state['message']}\n{logs}")
+
+
+def verdict_of(home: Path, run: str) -> dict[str, Any]:
+    """What the parent's machine keeps of a run."""
+    return dict(json.loads((home / "workspace" / "runs" / run / "verdict.json").read_text()))
+
+
+def made_in(folder: Path, name: str) -> Counter[str]:
+    """How often each product was made, over the machines of a round; by their logs."""
+    logs = [path.read_text(errors="replace") for path in folder.glob(f"{name}-*/worker.log")]
+    return Counter(found for log in logs for found in MADE.findall(re.sub(r"\s*\n\s+", " ", log)))
+
+
+def other_bytes(alone: Round, other: Round) -> int:
+    """Files of trained contenders that differ, or are missing."""
+    trained = {name: files for name, files in alone.files.items() if name.startswith("train/")}
+    own = {"record.json"}  # seconds are in it
+    pairs = [
+        (other.files.get(name, {}).get(file), sha)
+        for name, files in trained.items()
+        for file, sha in files.items()
+        if file not in own
+    ]
+    if len(trained) != len(TUNED):
+        raise RuntimeError(f"{len(trained)} trainings, not {len(TUNED)}")
+    return sum(here != there for here, there in pairs)
+
+
+def until(there: Callable[[], bool], what: str) -> None:
+    """Raises RuntimeError where something does not come to be."""
+    deadline = time.monotonic() + WAIT_S
+    while not there():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"waited {WAIT_S:.0f} s for: {what}")
+        time.sleep(0.1)

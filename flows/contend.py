@@ -1,0 +1,33 @@
+"""Some contenders of a bake-off, made and evaluated: on another machine for a bake-off that fans out, or again from what a version
+records."""
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows.bakeoff import Evaluated, compete
+from services.bench import check_names, opened
+from tasks.config import BakeoffConfig
+from tasks.data.stage import load
+from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
+from tasks.records import DatasetRecord
+
+
+@flow(name="contend", flow_run_name="{config.name}", persist_result=False)
+def contend(config: BakeoffConfig, contenders: list[str]) -> tuple[DatasetRecord, Evaluated]:
+    """Make some contenders of a bake-off and evaluate them. Nothing is decided and nothing is published.
+
+    Args:
+        config: the bake-off.
+        contenders: their names.
+
+    Raises:
+        BakeoffError: a stage failed; a rerun goes on where this one was.
+    """
+    end_server_with_process()
+    config = config.alone(contenders)
+    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
+        check_names(config, bench.settings)
+        bench.keep_account(str(flow_run.id))
+        dataset = load(config.dataset, bench.settings, bench.workspace)
+        evaluated, _ = compete(config, dataset, bench)
+        return dataset, [each for each in evaluated if each[0].name in contenders]

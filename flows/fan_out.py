@@ -1,0 +1,210 @@
+"""The arms of one bake-off as runs on other machines' work pools, each of the flow `contend`; this run waits for them."""
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment, flow_run
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Cancelling
+
+from services.bench import Bench
+from tasks.config import BakeoffConfig, Interview, Pool, Prompt, Technique, Tuned
+from tasks.errors import BadConfig, RunFailed
+from tasks.evaluation.made import is_made
+from tasks.records import DatasetRecord
+from tasks.tuning.stage import find_base
+
+logger = logging.getLogger(__name__)
+POLL_S = 2.0
+CRASHED_FOR_S = 180.0
+"""A crashed run may be started again, by an automation or by hand, and then goes on: it is given so long."""
+UNHEARD_S = 600.0
+"""So long the server may be down."""
+Share = tuple[str, list[str]]
+"""A pool, and the contenders that one run there makes."""
+
+
+def check_pools(config: BakeoffConfig, bench: Bench) -> None:
+    """What can be known at once of contenders that are made elsewhere.
+
+    Raises:
+        BadConfig: the workspace is not shared, or no Prefect server is named.
+    """
+    if not shares(config, contenders_of(config)):
+        return
+    if bench.shelf is None:
+        raise BadConfig(
+            "pools sends contenders to other machines, but the workspace is this one's alone: name a store that all machines reach "
+            "in the settings (workspace.store, or BAKEOFF_WORKSPACE__STORE), or set pools to here"
+        )
+    if not PREFECT_API_URL.value():
+        raise BadConfig(
+            "pools sends contenders to other machines, but no Prefect server is named: start one and set PREFECT_API_URL, or set "
+            "pools to here"
+        )
+
+
+def fan_out(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> None:
+    """Have contenders made on the pools that the config names, and wait for them. Afterwards they are in the workspace, and what
+    they took counts as this run's. No run is started for what is there already.
+
+    Raises:
+        BadConfig: a pool has no online worker, or no deployment; nothing was spent.
+        RunFailed: a run there did not make its contenders.
+    """
+    away = [each for each in contenders_of(config) if shares(config, [each])]
+    for tuned in config.tuned if away else ():
+        find_base(tuned, bench.settings, bench.workspace)  # what is wrong comes out before anybody is paid
+    around = config, dataset, bench.places, bench.cap, bench.workspace
+    wanted = shares(config, [each for each in away if not is_made(each, *around)])
+    if wanted:
+        with get_client(sync_client=True) as client:
+            _make_there(client, config, wanted, bench)
+
+
+def _make_there(client: SyncPrefectClient, config: BakeoffConfig, wanted: list[Share], bench: Bench) -> None:
+    others = [(pool, names) for pool, names in wanted if not _is_ours(client, pool)]
+    for pool in sorted({pool for pool, _ in others}):
+        _refuse_idle(client, pool)
+    left = config.budget.model_copy(update={"usd": bench.cap.usd - bench.cap.spent_usd})
+    waiting: dict[UUID, FlowRun] = {}
+    try:
+        for share in others:
+            run = _start(config.model_copy(update={"budget": left}), share)
+            waiting[run.id] = run
+        runs = list(waiting)
+        problems = _wait(client, waiting)
+    except BaseException as error:
+        if isinstance(error, Exception) or not _goes_on(client):
+            cancel_runs(waiting)
+        raise
+    for each in runs:
+        bench.count_spent(str(each))
+    if problems:
+        raise RunFailed(f"{'; '.join(problems)}: what was made is kept; run again to go on")
+
+
+def contenders_of(config: BakeoffConfig) -> list[Tuned | Prompt]:
+    """Those that can be made elsewhere."""
+    return [*config.tuned, *config.prompts]
+
+
+def shares(config: BakeoffConfig, contenders: Iterable[Tuned | Prompt]) -> list[Share]:
+    """Which of these contenders are made elsewhere: a run for each tuned one, one for all prompted ones, which share the cap. A
+    prompt that interviews a person is made here, where the person is asked."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for each in contenders:
+        pool = config.pools.tuned if isinstance(each, Tuned) else config.pools.prompts
+        if pool is not Pool.HERE and not _asks_person(each):
+            found[pool.value, each.name if isinstance(each, Tuned) else ""].append(each.name)
+    return [(pool, names) for (pool, _), names in found.items()]
+
+
+def cancel_runs(runs: Iterable[UUID]) -> None:
+    """Have runs on other machines end."""
+    with get_client(sync_client=True) as client:
+        for run in runs:
+            logger.info("cancelling run %s", client.set_flow_run_state(run, Cancelling()).state)
+
+
+def _goes_on(client: SyncPrefectClient) -> bool:
+    """Whether this run, which is being stopped, will be begun again on another worker, and then finds its runs at work: so it is
+    where its own worker is stopped, and not where it is cancelled, or was called as a function."""
+    state = client.read_flow_run(UUID(str(flow_run.id))).state
+    return bool(deployment.id and state and state.type in (StateType.RUNNING, StateType.SCHEDULED, StateType.PENDING))
+
+
+def _asks_person(contender: Tuned | Prompt) -> bool:
+    if isinstance(contender, Tuned):
+        return False
+    return Technique.FLIPPED in contender.techniques and contender.interview is Interview.HUMAN
+
+
+def _is_ours(client: SyncPrefectClient, pool: str) -> bool:
+    """Whether this run itself occupies the only place of a pool: it would wait for itself, so it makes the contenders."""
+    if client.read_flow_run(UUID(str(flow_run.id))).work_pool_name != pool or client.read_work_pool(pool).concurrency_limit != 1:
+        return False
+    logger.info("this run has the one place of pool %s: what was to be made there is made here", pool)
+    return True
+
+
+def _refuse_idle(client: SyncPrefectClient, pool: str) -> None:
+    """Raises BadConfig where nobody would take a run from a pool."""
+    try:
+        client.read_deployment_by_name(f"contend/{pool}")
+        workers = client.read_workers_for_work_pool(pool)
+    except ObjectNotFound:
+        raise BadConfig(f"pools names {pool!r}, which the Prefect server does not know: register it with `make deploy`") from None
+    if not any(worker.status is WorkerStatus.ONLINE for worker in workers):
+        raise BadConfig(
+            f"pools names {pool!r}, which has no online worker: start one there (make worker POOL={pool}), or set it to here"
+        )
+
+
+def _start(config: BakeoffConfig, share: Share) -> FlowRun:
+    """A run there: one that this run started before, in an earlier life, if it has not ended."""
+    pool, names = share
+    said = ", ".join(names)
+    for number in range(1, 1000):
+        run = run_deployment(
+            f"contend/{pool}",
+            parameters={"config": config.model_dump(mode="json"), "contenders": names},
+            flow_run_name=f"{config.name}: {said}",
+            timeout=0,
+            idempotency_key=f"{flow_run.id} {pool} {said} {number}",
+        )
+        assert isinstance(run, FlowRun)
+        if run.state is None or not run.state.is_final():
+            logger.info("run %s on pool %s makes %s", run.name, pool, said)
+            return run
+    raise RunFailed(f"a thousand runs on pool {pool!r} ended and {said} is not made: see why on their pages")
+
+
+def _wait(client: SyncPrefectClient, waiting: dict[UUID, FlowRun]) -> list[str]:
+    """Until all have ended; what went wrong with them. Those that have are taken out of `waiting`."""
+    problems: list[str] = []
+    crashed: dict[UUID, float] = {}
+    while waiting:
+        time.sleep(POLL_S)
+        for run in [_look(client, each) for each in waiting]:
+            problem = _problem(run, crashed)
+            if problem is not None:
+                del waiting[run.id]
+                problems += filter(None, [problem])
+    return problems
+
+
+def _problem(run: FlowRun, crashed: dict[UUID, float]) -> str | None:
+    """None while a run goes on; empty where it made its contenders; else what became of it."""
+    state = run.state
+    if state is None or not state.is_final():
+        crashed.pop(run.id, None)
+        return None
+    if state.type is StateType.COMPLETED:
+        return ""
+    if state.type is StateType.CRASHED:
+        since = crashed.setdefault(run.id, time.monotonic())
+        if time.monotonic() - since < CRASHED_FOR_S:
+            return None
+    return f"run {run.name!r} ({run.id}) on pool {run.work_pool_name!r} is {state.name}: {state.message or 'without a word'}"
+
+
+def _look(client: SyncPrefectClient, run: UUID) -> FlowRun:
+    """A run as the server knows it; a server that is down is waited for."""
+    deadline = time.monotonic() + UNHEARD_S
+    while True:
+        try:
+            return client.read_flow_run(run)
+        except httpx.TransportError as error:
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("the Prefect server does not answer, and is asked again: %s", error or type(error).__name__)
+            time.sleep(POLL_S)
