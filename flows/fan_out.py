@@ -10,7 +10,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
@@ -73,7 +73,7 @@ def fan_out(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> None
 def _make_there(client: SyncPrefectClient, config: BakeoffConfig, wanted: list[Share], bench: Bench) -> None:
     others = [(pool, names) for pool, names in wanted if not _is_ours(client, pool)]
     for pool in sorted({pool for pool, _ in others}):
-        _refuse_idle(client, pool)
+        refuse_idle(client, pool)
     left = config.budget.model_copy(update={"usd": bench.cap.usd - bench.cap.spent_usd})
     waiting: dict[UUID, FlowRun] = {}
     try:
@@ -112,7 +112,10 @@ def cancel_runs(runs: Iterable[UUID]) -> None:
     """Have runs on other machines end."""
     with get_client(sync_client=True) as client:
         for run in runs:
-            logger.info("cancelling run %s", client.set_flow_run_state(run, Cancelling()).state)
+            try:
+                logger.info("run %s is cancelled: %s", run, client.set_flow_run_state(run, Cancelling()).status.value)
+            except (httpx.HTTPError, PrefectException) as error:  # this run ends all the same, and so must the others
+                logger.warning("run %s could not be cancelled, and goes on by itself: %s", run, error)
 
 
 def _goes_on(client: SyncPrefectClient) -> bool:
@@ -136,11 +139,11 @@ def _is_ours(client: SyncPrefectClient, pool: str) -> bool:
     return True
 
 
-def _refuse_idle(client: SyncPrefectClient, pool: str) -> None:
+def refuse_idle(client: SyncPrefectClient, pool: str) -> None:
     """Raises BadConfig where nobody would take a run from a pool."""
     try:
         client.read_deployment_by_name(f"contend/{pool}")
-        workers = client.read_workers_for_work_pool(pool)
+        workers = client.read_workers_for_work_pool(pool, offset=0, limit=200)  # without them it sends null, which is refused
     except ObjectNotFound:
         raise BadConfig(f"pools names {pool!r}, which the Prefect server does not know: register it with `make deploy`") from None
     if not any(worker.status is WorkerStatus.ONLINE for worker in workers):

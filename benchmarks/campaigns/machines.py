@@ -253,8 +253,8 @@ def kill_and_replace(world: World, api: httpx.Client, parent: str, home: Path, k
         raise RuntimeError(f"the killed machine had {len(dead)} runs: {dead}")
     home = world.folder / f"{name}-{pool}-next"
     world.start(home, pool, name)
-    begun = GOES_ON if what == "train" else "ask m"
-    until(lambda: begun in (home / "worker.log").read_text(errors="replace"), f"{what} on the next machine")
+    begun = GOES_ON if what == "train" else "left under the cap"
+    until(lambda: begun in said(home), f"{what} on the next machine")
     return time.monotonic() - at
 
 
@@ -316,8 +316,12 @@ def verdict_of(home: Path, run: str) -> dict[str, Any]:
 
 def made_in(folder: Path, name: str) -> Counter[str]:
     """How often each product was made, over the machines of a round; by their logs."""
-    logs = [path.read_text(errors="replace") for path in folder.glob(f"{name}-*/worker.log")]
-    return Counter(found for log in logs for found in MADE.findall(re.sub(r"\s*\n\s+", " ", log)))
+    return Counter(found for home in folder.glob(f"{name}-*") for found in MADE.findall(said(home)))
+
+
+def said(home: Path) -> str:
+    """A worker's log and that of its runs, on one line."""
+    return " ".join((home / "worker.log").read_text(errors="replace").split())
 
 
 def other_bytes(alone: Round, other: Round) -> int:
