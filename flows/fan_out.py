@@ -78,7 +78,7 @@ def _make_there(client: SyncPrefectClient, config: BakeoffConfig, wanted: list[S
     waiting: dict[UUID, FlowRun] = {}
     try:
         for share in others:
-            run = _start(config.model_copy(update={"budget": left}), share)
+            run = _start(config.model_copy(update={"budget": left, "grader": None}), share)  # grading is paid for here
             waiting[run.id] = run
         runs = list(waiting)
         problems = _wait(client, waiting)
