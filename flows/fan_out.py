@@ -206,8 +206,9 @@ def _look(client: SyncPrefectClient, run: UUID) -> FlowRun:
     while True:
         try:
             return client.read_flow_run(run)
-        except httpx.TransportError as error:
-            if time.monotonic() > deadline:
+        except httpx.HTTPError as error:
+            theirs = not isinstance(error, httpx.HTTPStatusError) or error.response.is_server_error
+            if not theirs or time.monotonic() > deadline:
                 raise
             logger.warning("the Prefect server does not answer, and is asked again: %s", error or type(error).__name__)
             time.sleep(POLL_S)
