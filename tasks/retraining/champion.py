@@ -12,10 +12,10 @@ from tasks.manifest import ContenderManifest, read_manifest
 from tasks.predicting.predict import Seat, answers_of, predict_rows
 from tasks.records import Answer, ContenderRecord, DatasetRecord, Record
 from tasks.registry.champion import ChampionVersion, fetch_champion
-from tasks.registry.store import open_store
 from tasks.retraining.rows import RowsRecord
 from tasks.retraining.statistics import count
 from tasks.settings import Places
+from tasks.store import open_store
 from tasks.workspace import Building, Stage, Workspace, file_sha256
 
 if TYPE_CHECKING:

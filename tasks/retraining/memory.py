@@ -18,7 +18,7 @@ FOLDER, KEPT = "answered", 100
 """So many of a bake-off's newest verdicts are looked at."""
 SETTLED_S = 2.0
 """A file that was touched so shortly before it was read may change again within the same tick of its clock."""
-BESIDE = {"name", "store", "budget", "samples", "triggers"}
+BESIDE = {"name", "store", "budget", "samples", "triggers", "pools"}
 """Parts of a config that do not change what is asked."""
 AFTERWARDS = {"approval", "approval_hours"}
 """Fields of the gate that come after the judgement."""
@@ -62,8 +62,9 @@ def question_of(config: BakeoffConfig) -> dict[str, object]:
 
 
 def recall_answers(config: BakeoffConfig, workspace: Workspace) -> Answers:
-    """What verdicts of this bake-off dealt with."""
-    newest = sorted(_folder(config, workspace).glob("*.json"))[-KEPT:]
+    """What verdicts of this bake-off dealt with, on whichever machine."""
+    _share(config, workspace)
+    newest = sorted((workspace.root / _place(config)).glob("*.json"))[-KEPT:]
     return Answers(answers=[Answer.model_validate_json(path.read_bytes()) for path in newest])
 
 
@@ -85,13 +86,19 @@ def remember_answer(config: BakeoffConfig, data: str, verdict: Verdict, workspac
         question=digest(question_of(config)),
         reasons=[(reason.kind, reason.subject, reason.level) for reason in reasons],
     )
-    folder = _folder(config, workspace)
+    folder = workspace.root / _place(config)
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / f"{verdict.created:%Y%m%dT%H%M%S}-{verdict.run_id}.json", answer.model_dump_json(indent=2))
+    _share(config, workspace)
 
 
-def _folder(config: BakeoffConfig, workspace: Workspace) -> Path:
-    return workspace.root / FOLDER / config.store / config.name
+def _share(config: BakeoffConfig, workspace: Workspace) -> None:
+    if workspace.sharing:
+        workspace.sharing.together(_place(config))
+
+
+def _place(config: BakeoffConfig) -> str:
+    return f"{FOLDER}/{config.store}/{config.name}"
 
 
 def _stat(path: Path) -> tuple[int, int, int, int]:

@@ -15,10 +15,10 @@ from tasks.data.predictions import FILE
 from tasks.errors import BadConfig, BadData, OutsideRoots
 from tasks.evaluation.scores import evaluate
 from tasks.records import Decision, Trigger, Verdict, Why
-from tasks.registry.store import open_store
 from tasks.retraining.look import look
 from tasks.retraining.memory import remember_answer
 from tasks.retraining.records import Looked, Signal, State
+from tasks.store import open_store
 from tasks.workspace import file_sha256
 from tests.champions import crown
 from tests.retraining.making import lineage
