@@ -1,7 +1,7 @@
 # The GPU worker: it takes runs from the work pool `gpu` and does them in its own processes.
 #
 #   docker build --tag bakeoff .
-#   docker run --init --gpus all --env PREFECT_API_URL=http://SERVER:4200/api --volume bakeoff:/var/lib/bakeoff bakeoff
+#   docker run --init --stop-timeout 60 --gpus all --env PREFECT_API_URL=http://SERVER:4200/api --volume bakeoff:/var/lib/bakeoff bakeoff
 #
 # Keys of endpoints and stores come with --env or --env-file; none is in the image.
 
@@ -32,6 +32,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HOME=/var/lib/bakeoff/hub \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     DO_NOT_TRACK=1 \
+    PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule \
     PREFECT_WORKER_WEBSERVER_HOST=127.0.0.1
 WORKDIR /opt/bakeoff
 VOLUME /var/lib/bakeoff
@@ -39,4 +40,4 @@ USER 10001:10001
 # The worker answers as long as it polls the server.
 HEALTHCHECK --interval=60s --timeout=10s --start-period=120s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=5)"]
-CMD ["prefect", "worker", "start", "--pool", "gpu", "--type", "process", "--with-healthcheck"]
+CMD ["python", "-m", "deployments", "worker", "gpu", "--with-healthcheck"]

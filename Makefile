@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test campaigns lint format lock stages deploy worker clean
+.PHONY: help setup demo test campaigns lint format lock stages up down status deploy worker clean
 
 help: ## List the operations
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,12 +46,22 @@ lock: setup ## Resolve requirements.lock anew from pyproject.toml, for every pla
 	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet --output-file requirements.lock
 
+HOME_HERE = BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} BAKEOFF_ROOTS=$${BAKEOFF_ROOTS:-$(CURDIR)/configs}
+up: setup ## Prefect server, UI, workers, S3 and local LLM on this machine: make up PORT=4200
+	@$(HOME_HERE) $(BIN)/python -m deployments up $(if $(PORT),--port $(PORT)) $(UP)
+
+down: setup ## Stop what `make up` started; runs go on at the next one
+	@$(HOME_HERE) $(BIN)/python -m deployments down
+
+status: setup ## How what `make up` started is
+	@$(HOME_HERE) $(BIN)/python -m deployments status
+
 deploy: setup ## Register the flow on the work pools of a running Prefect server
 	@$(BIN)/python -m deployments
 
 POOL ?= cpu
 worker: setup ## Start a worker: make worker POOL=gpu|apple-silicon|cpu
-	@BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} $(BIN)/prefect worker start --pool $(POOL) --type process
+	@BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} $(BIN)/python -m deployments worker $(POOL)
 
 clean: ## Remove .venv (the workspace in .bakeoff stays)
 	@rm -rf $(VENV)

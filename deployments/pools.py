@@ -1,12 +1,17 @@
 """The work pools: where a run goes. Which device it then uses, a machine finds out by itself.
 
-A pool's job template has no variables for environment, command or folder, so that whoever may start a run cannot change what the
-operator set for the worker: the folders that may be read, the places behind names, the program.
+A pool is of a type: `process` (runs are processes of a worker), `docker` (a container a run) or `kubernetes` (a job a run). What a
+run then has stands in `templates/`, and no template has variables, so that whoever may start a run cannot change what the operator
+set: the folders that may be read, the places behind names, the program.
 """
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from tasks.errors import BadConfig
 
@@ -15,23 +20,53 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TYPE = "process"
-AT_ONCE = 1
-"""Runs at once on a pool: trainings on one machine would only slow each other down."""
+TEMPLATES = Path(__file__).parent / "templates"
+TYPES = ("process", "docker", "kubernetes")
+IMAGE = "bakeoff:latest"
+"""What containers are made of where nobody names another image."""
+AT_ONCE = 8
+"""Runs at once on a pool: prompt work goes on while a model trains, and a run can wait for another one. Trainings take turns by
+themselves (`tasks/turns.py`)."""
+GPU_KEYS = ("device_requests", "nvidia.com/gpu")
+"""What only the pool `gpu` asks for."""
 POOLS: Mapping[str, str] = {
-    "gpu": "Machines with an NVIDIA GPU. One training at a time.",
-    "apple-silicon": "Macs with Apple silicon. One training at a time.",
-    "cpu": "Machines without an accelerator. One training at a time.",
+    "gpu": "Machines with an NVIDIA GPU.",
+    "apple-silicon": "Macs with Apple silicon.",
+    "cpu": "Machines without an accelerator.",
 }
 """The pools by name, each with its description."""
-JOB_TEMPLATE: dict[str, Any] = {
-    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
-    "job_configuration": {"stream_output": True},
-}
-"""Of every pool. No `env` stands here: a run's own could be merged into one that is there."""
 
 
-def apply_pool(client: "SyncPrefectClient", name: str) -> None:
+def job_template(pool: str, kind: str = "process", image: str = IMAGE) -> dict[str, Any]:
+    """The base job template of a pool, as its type has it.
+
+    Raises:
+        BadConfig: there is no such pool or type, or containers cannot reach what the pool is for.
+    """
+    refuse_unknown(pool)
+    if kind not in TYPES:
+        raise BadConfig(f"--type names {kind!r} for {pool}: the types are {', '.join(TYPES)}")
+    if pool == "apple-silicon" and kind != "process":
+        raise BadConfig(f"--type {pool}={kind}: containers cannot reach Apple's GPU; the type of {pool} is always process")
+    text = (TEMPLATES / f"{kind}.yaml").read_text(encoding="utf-8")
+    template: dict[str, Any] = yaml.safe_load(Template(text).substitute(image=image))
+    return template if pool == "gpu" else _without_gpu(template)
+
+
+def types_of(given: Mapping[str, str]) -> dict[str, str]:
+    """The type of every pool; `process` for those of which nothing is said. Raises BadConfig as `job_template`."""
+    for pool in given:
+        refuse_unknown(pool)
+    return {pool: given.get(pool, "process") for pool in POOLS}
+
+
+def refuse_unknown(pool: str) -> None:
+    """Raises BadConfig for a pool that is none of ours."""
+    if pool not in POOLS:
+        raise BadConfig(f"there is no work pool {pool!r}: the pools are {', '.join(POOLS)}")
+
+
+def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", image: str = IMAGE) -> None:
     """Make a work pool, or bring the one that is there to what is declared. Whether it is paused stays as it is.
 
     Raises:
@@ -40,14 +75,24 @@ def apply_pool(client: "SyncPrefectClient", name: str) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
 
-    declared: dict[str, Any] = {"description": POOLS[name], "base_job_template": JOB_TEMPLATE, "concurrency_limit": AT_ONCE}
+    template = job_template(name, kind, image)
+    declared: dict[str, Any] = {"description": POOLS[name], "base_job_template": template, "concurrency_limit": AT_ONCE}
     try:
         found = client.read_work_pool(name)
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=name, type=TYPE, **declared))
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, **declared))
         logger.info("work pool %s: created", name)
         return
-    if found.type != TYPE:
-        raise BadConfig(f"work pool {name!r} has type {found.type!r}, not {TYPE!r}: delete it (prefect work-pool delete {name})")
+    if found.type != kind:
+        raise BadConfig(
+            f"work pool {name!r} has type {found.type!r}, not {kind!r}: register it as it is (--type {name}={found.type}), or"
+            f" delete it first (prefect work-pool delete {name})"
+        )
     client.update_work_pool(name, WorkPoolUpdate(**declared))
     logger.info("work pool %s: updated", name)
+
+
+def _without_gpu(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {key: _without_gpu(value) for key, value in part.items() if key not in GPU_KEYS}
+    return [_without_gpu(each) for each in part] if isinstance(part, list) else part

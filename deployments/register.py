@@ -1,17 +1,24 @@
-"""The deployments, one a flow and work pool, and their registration on a Prefect server."""
+"""The deployments, one a flow and work pool, and their registration on a Prefect server.
+
+A deployment does one run at a time. Where it has a schedule, a run that meets another one is cancelled: so a night that takes too
+long does not meet the next one, and of those that were missed one is made up for. Where it has none, a run waits: somebody asked.
+"""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from deployments.pools import POOLS, apply_pool
+from deployments.automations import TAG, apply_automation, find_block, notifications, recovery
+from deployments.pools import IMAGE, POOLS, apply_pool, job_template, refuse_unknown, types_of
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig, MissingPart
 
 if TYPE_CHECKING:
     from prefect import Flow
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.deployments.runner import RunnerDeployment
 
 logger = logging.getLogger(__name__)
@@ -19,14 +26,23 @@ logger = logging.getLogger(__name__)
 NIGHTLY = "0 2 * * *"
 SLUG = "nightly"
 """Names the schedule, so that registering again changes it and leaves other schedules alone."""
-TAGS = ["bakeoff"]
+TAGS = [TAG]
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What the server has now."""
+
+    names: list[str]
+    """The deployments' full names."""
+    stale: list[str]
+    """Deployments of ours that are declared no more: of a flow that was renamed or removed."""
 
 
 def declare(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UTC") -> "RunnerDeployment":
     """The deployment of the main job on one work pool, named after the pool.
 
-    Workers import the flow by its module path, so the project must be installed where they run. Runs of the deployment wait for
-    each other: the later one finds the earlier one's products and champion.
+    Workers import the flow by its module path, so the project must be installed where they run.
 
     Args:
         config: the default parameters.
@@ -41,7 +57,7 @@ def declare(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UT
     from flows.bakeoff import bakeoff
 
     schedule = Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)
-    return _declare(bakeoff, pool, config, [schedule])
+    return declared_for(bakeoff, pool, _defaults(config), [schedule])
 
 
 def declare_grading(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
@@ -55,7 +71,7 @@ def declare_grading(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
     """
     from flows.grade import grade
 
-    return _declare(grade, pool, config, [])
+    return declared_for(grade, pool, _defaults(config), [])
 
 
 def declare_prediction(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
@@ -69,7 +85,7 @@ def declare_prediction(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
     """
     from flows.predict import predict
 
-    return _declare(predict, pool, config, [])
+    return declared_for(predict, pool, _defaults(config), [])
 
 
 def declare_contending(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
@@ -84,19 +100,28 @@ def declare_contending(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
     """
     from flows.contend import contend
 
-    return _declare(contend, pool, config, [], one_at_a_time=False)
+    return declared_for(contend, pool, _defaults(config), [], one_at_a_time=False)
 
 
-def _declare(
-    flow: "Flow[..., Any]", pool: str, config: BakeoffConfig, schedules: list[Any], one_at_a_time: bool = True
+def declared_for(
+    flow: "Flow[..., Any]", pool: str, parameters: dict[str, Any], schedules: list[Any], one_at_a_time: bool = True
 ) -> "RunnerDeployment":
+    """The deployment of any flow on one work pool, named after the pool.
+
+    Args:
+        parameters: the defaults.
+        schedules: with one, a run that meets another is cancelled; without, it waits.
+        one_at_a_time: whether runs meet at all.
+
+    Raises:
+        BadConfig: there is no such pool.
+    """
     from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.deployments.runner import RunnerDeployment
     from prefect.types.entrypoint import EntrypointType
 
-    limit = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-    if pool not in POOLS:
-        raise BadConfig(f"there is no work pool {pool!r}: the pools are {', '.join(POOLS)}")
+    refuse_unknown(pool)
+    meets = ConcurrencyLimitStrategy.CANCEL_NEW if schedules else ConcurrencyLimitStrategy.ENQUEUE
     return RunnerDeployment.from_flow(
         flow,
         name=pool,
@@ -105,47 +130,78 @@ def _declare(
         description=f"{flow.description}\n\nRuns on the pool `{pool}`: {POOLS[pool]}",
         tags=TAGS,
         version=version("bakeoff"),
-        parameters={"config": config.model_dump(mode="json")},
+        parameters=parameters,
         enforce_parameter_schema=True,
         schedules=schedules,
-        concurrency_limit=limit if one_at_a_time else None,
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=meets) if one_at_a_time else None,
     )
 
 
-def register(config: BakeoffConfig, nightly: Collection[str] = ("cpu",), timezone: str = "UTC") -> list[str]:
-    """Make or update every work pool and deployment on the server that `PREFECT_API_URL` names.
+def register(
+    config: BakeoffConfig,
+    nightly: Collection[str] = ("cpu",),
+    timezone: str = "UTC",
+    types: Mapping[str, str] | None = None,
+    image: str = IMAGE,
+    notify: Collection[str] = (),
+) -> Registered:
+    """Make or update every work pool, deployment and automation on the server that `PREFECT_API_URL` names.
 
     Args:
         nightly: the pools whose schedule is active; scheduled runs would pile up on a pool without workers.
-
-    Returns:
-        The deployments' full names.
+        types: of pools whose runs are no processes (`docker`, `kubernetes`).
+        image: what their containers are made of.
+        notify: blocks that people are told through; without any, those named before stay.
 
     Raises:
-        BadConfig: a pool or the time zone is unknown.
+        BadConfig: a pool, its type, the time zone or a block is unknown.
         MissingPart: no server is named, or it does not answer.
     """
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.objects import VersionInfo
 
     url = server_url()
+    for pool in nightly:
+        refuse_unknown(pool)
+    kinds = types_of(types or {})
+    for pool, kind in kinds.items():
+        job_template(pool, kind, image)  # what is wrong is said before anything is changed
     declared = [declare(pool, config, pool in nightly, timezone) for pool in POOLS]
     declared += [declare_grading(pool, config) for pool in POOLS]
     declared += [declare_prediction(pool, config) for pool in POOLS]
     declared += [declare_contending(pool, config) for pool in POOLS]
-    for pool in set(nightly) - set(POOLS):
-        raise BadConfig(f"--nightly names {pool!r}: the pools are {', '.join(POOLS)}")
-    release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored
     try:
         with get_client(sync_client=True) as client:
-            for deployment in declared:
-                apply_pool(client, str(deployment.work_pool_name))
-                deployment.apply(version_info=release)
-                logger.info("deployment %s: registered", deployment.full_name)
+            blocks = [find_block(client, name) for name in notify]
+            for pool, kind in kinds.items():
+                apply_pool(client, pool, kind, image)
+            _apply(declared)
+            for automation in [*recovery(), *(notifications(blocks) if blocks else [])]:
+                apply_automation(client, automation)
+            names = [deployment.full_name for deployment in declared]
+            return Registered(names, _stale(client, names))
     except httpx.TransportError as error:
         raise MissingPart(f"the Prefect server at {url} does not answer ({error}): start it, or correct PREFECT_API_URL") from None
-    return [deployment.full_name for deployment in declared]
+
+
+def _apply(declared: "list[RunnerDeployment]") -> None:
+    from prefect.client.schemas.objects import VersionInfo
+
+    release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored
+    for deployment in declared:
+        deployment.apply(version_info=release)
+        logger.info("deployment %s: registered", deployment.full_name)
+
+
+def _stale(client: "SyncPrefectClient", names: Collection[str]) -> list[str]:
+    """Deployments with our tag that are not among these."""
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
+    from prefect.client.schemas.sorting import DeploymentSort
+
+    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=TAGS))
+    found = client.read_deployments(deployment_filter=tagged, limit=200, sort=DeploymentSort.NAME_ASC)
+    flows = {each.flow_id: client.read_flow(each.flow_id).name for each in found}
+    return sorted({f"{flows[each.flow_id]}/{each.name}" for each in found} - set(names))
 
 
 def server_url() -> str:
@@ -163,6 +219,10 @@ def server_url() -> str:
             " such as http://127.0.0.1:4200/api"
         )
     return url
+
+
+def _defaults(config: BakeoffConfig) -> dict[str, Any]:
+    return {"config": config.model_dump(mode="json")}
 
 
 def _known(timezone: str) -> str:

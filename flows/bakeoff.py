@@ -8,6 +8,7 @@ from prefect.runtime import flow_run
 
 from flows.fan_out import check_pools, fan_out
 from services.bench import Bench, check_names, opened
+from tasks.announcing import announce, budget_watched
 from tasks.config import BakeoffConfig, Interview, Technique
 from tasks.contenders.stage import pair, trivial
 from tasks.data.stage import load, tokenize
@@ -55,7 +56,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         BakeoffError: a stage failed, or a run on another machine; a rerun goes on where this one was.
     """
     end_server_with_process()
-    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
+    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
         check_names(config, bench.settings)
         check_page(config.gate.approval)
         return judged(config, bench)
@@ -99,6 +100,7 @@ def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdi
         published = publish_winner(publication, bench.places, bench.workspace, bench.cap)
         verdict = verdict.model_copy(update={"champion": published.champion, "spent_usd": bench.cap.spent_usd})
     report(verdict, bench.workspace)
+    announce(verdict)
     page(verdict, config, dataset, evaluated, tokens, judgement, bench.workspace)
     remember(config, dataset, verdict, bench.workspace)
     return verdict

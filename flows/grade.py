@@ -7,6 +7,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from services.bench import Bench, opened
+from tasks.announcing import budget_watched
 from tasks.config import BakeoffConfig, Prompt
 from tasks.errors import BadConfig
 from tasks.grading.grade import choose_prompt, report_of, run_folder
@@ -45,7 +46,7 @@ def grade(
     """
     end_server_with_process()
     roots = roots_of_run()
-    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page():
+    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
         chosen = choose_prompt(config, prompt, champion, bench.settings)
         holder = None if chosen else find_champion(config, bench)
         file = read_file(config, input_file, output_file, bool(roots), bench.settings, holder)

@@ -4,6 +4,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from services.bench import opened
+from tasks.announcing import budget_watched
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
 from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
@@ -31,7 +32,7 @@ def predict(config: BakeoffConfig, input_path: str, output_path: str, prefix: st
     """
     end_server_with_process()
     roots = roots_of_run()
-    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page():
+    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
         champion = current_champion(bench.places, config.store, config.name)  # which needs no right to publish
         if champion is None:
             raise BadConfig(f"{config.name} has no champion yet: `bakeoff run` publishes one when the evidence is there")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from flows.bakeoff import judged
 from services.bench import check_names, opened
+from tasks.announcing import budget_watched
 from tasks.config import BakeoffConfig
 from tasks.orchestration import check_page, end_server_with_process, limits_of_server, progress_on_page, roots_of_run
 from tasks.retraining.records import Retraining
@@ -27,7 +28,7 @@ def retrain(config: BakeoffConfig, because: Annotated[str, Field(max_length=2_00
         BakeoffError: something could not be asked, or a stage failed; a rerun goes on where this one was.
     """
     end_server_with_process()
-    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
+    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
         check_names(config, bench.settings)
         check_page(config.gate.approval)
         found = look(config, because, bench.places, bench.workspace, bench.asking)

@@ -21,7 +21,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,6 +46,7 @@ POLL_S = 0.1
 
 told_to_stop = threading.Event()
 """In a graceful child: whether it was told to stop, or its parent is gone."""
+_turn: "ContextVar[Callable[[], AbstractContextManager[None]]]" = ContextVar("turn", default=nullcontext)
 _running: "set[subprocess.Popen[bytes]]" = set()
 _ending = threading.Event()
 
@@ -65,6 +67,16 @@ def children_end() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def taking_turns(turn: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    """For the time of a `with`, every child that this thread starts runs within a `with turn()` of its own."""
+    before = _turn.set(turn)
+    try:
+        yield
+    finally:
+        _turn.reset(before)
+
+
 def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None, processes: int = 1) -> Any:
     """Run `python -m module` on a request and return its result.
 
@@ -79,6 +91,11 @@ def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | 
         Stopped: the run is being ended.
         ChildDied: the child ended without a result (killed, out of memory).
     """
+    with _turn.get()():
+        return _run(module, request, env, processes)
+
+
+def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None, processes: int) -> Any:
     if _ending.is_set():
         raise errors.Stopped(f"{module} was not started, since the run is being ended; run again to go on where it was")
     reader, writer = os.pipe()

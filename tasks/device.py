@@ -2,6 +2,7 @@
 
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import time
@@ -53,6 +54,15 @@ def accelerators() -> int:
     tool = shutil.which("nvidia-smi")
     told = subprocess.run([tool, "-L"], capture_output=True, text=True, check=False).stdout if tool else ""
     return sum(line.startswith("GPU ") for line in told.splitlines())
+
+
+def device_in_words() -> str:
+    """The device that trainings on this machine occupy, found without importing torch: `cuda`, `mps` or `cpu`, and which of several
+    CUDA devices where this process sees only some."""
+    forced = os.environ.get("BAKEOFF_DEVICE", "")
+    here = "cuda" if accelerators() else "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"
+    name, seen = forced or here, os.environ.get("CUDA_VISIBLE_DEVICES")
+    return f"cuda {seen}" if name == "cuda" and seen else name
 
 
 def _pick(torch: Any, forced: str, dtype: str = "") -> Device:

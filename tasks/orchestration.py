@@ -93,12 +93,23 @@ def artifact_key(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
+@contextmanager
+def page_may_be_away() -> Iterator[None]:
+    """For the time of a `with`: what is shown on the run's page is not worth the run. While the server is out of reach it is left
+    out, and the log says so."""
+    try:
+        yield
+    except httpx.TransportError as error:
+        logger.warning("the Prefect server is out of reach, so something is missing on the run's page: %s", error)
+
+
 def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
     """A table on the run's page in Prefect, where there is anything to show."""
     from prefect.artifacts import create_table_artifact
 
     if rows:
-        create_table_artifact(key=artifact_key(key), table=rows, description=description)
+        with page_may_be_away():
+            create_table_artifact(key=artifact_key(key), table=rows, description=description)
 
 
 def show_svg(key: str, picture: Path, text: str) -> None:
@@ -106,7 +117,8 @@ def show_svg(key: str, picture: Path, text: str) -> None:
     from prefect.artifacts import create_markdown_artifact
 
     uri = f"data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"
-    create_markdown_artifact(key=artifact_key(key), markdown=f"{text}\n\n![{artifact_key(key)}]({uri})\n")
+    with page_may_be_away():
+        create_markdown_artifact(key=artifact_key(key), markdown=f"{text}\n\n![{artifact_key(key)}]({uri})\n")
 
 
 @contextmanager
@@ -147,7 +159,8 @@ def _talk(bars: "SimpleQueue[tuple[str, float, str]]", done: threading.Event) ->
         except Empty:
             pass
         for title, (share, said) in newest.items():
-            _show(artifacts, title, share, said)
+            with page_may_be_away():
+                _show(artifacts, title, share, said)
 
 
 def _show(artifacts: dict[str, Any], title: str, share: float, said: str) -> None:

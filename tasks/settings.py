@@ -7,6 +7,7 @@ read from the environment variable whose *name* an endpoint gives; S3 uses boto3
 
 import math
 import os
+import sys
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -157,6 +158,7 @@ PREFECT_DEFAULTS = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "tasks,services,transformers,datasets,peft",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
 
 BUILT_IN: dict[str, Any] = {
@@ -318,9 +320,14 @@ def load_settings(*extra_roots: Path) -> Settings:
 
 def prefect_defaults() -> None:
     """Set what Prefect reads when it is imported, where the user has not: no phoning home, time for a slow machine to start the
-    ephemeral server, and the libraries' logs in the run's log."""
+    ephemeral server, the libraries' logs in the run's log, and a sign of life every 30 s, by which dead runs are known.
+
+    Where Prefect was there first (it is what imports a flow in a worker's process), it reads them again.
+    """
     for name, value in PREFECT_DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if "prefect.context" in sys.modules:
+        sys.modules["prefect.context"].refresh_global_settings_context()
 
 
 def _split_paths(value: Any) -> Any:

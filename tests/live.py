@@ -62,6 +62,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
         PREFECT_UI_ENABLED="false",
         PREFECT_SERVER_DATABASE_TIMEOUT="60",
         PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
+        PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="2",
     )
     command = [str(BIN / "prefect"), "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     url = f"http://127.0.0.1:{port}/api"

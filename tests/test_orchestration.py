@@ -17,7 +17,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.errors import BadData
-from tasks.orchestration import SAVED_S, Lanes, artifact_key, limits_of_server, stage
+from tasks.orchestration import SAVED_S, Lanes, artifact_key, limits_of_server, show_svg, show_table, stage
 from tasks.prompting.ask import AskContext, Question, answer_questions
 from tasks.prompting.budget import Cap
 from tasks.settings import Endpoint
@@ -155,3 +155,12 @@ def test_prefects_temporary_server_does_not_outlive_a_run_that_is_killed() -> No
         run.kill()
     _, alive = psutil.wait_procs([server], timeout=30)
     assert alive == []
+
+
+def test_a_server_that_is_away_costs_the_page_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture = tmp_path / "curves.svg"
+    picture.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        show_table("training", [{"epoch": 1}], "how it went")
+        show_svg("curves", picture, "how it went")
+    assert caplog.text.count("so something is missing on the run's page") == 2

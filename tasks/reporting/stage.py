@@ -8,7 +8,7 @@ from prefect.artifacts import create_link_artifact
 
 from tasks.config import BakeoffConfig
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import artifact_key, stage
+from tasks.orchestration import artifact_key, page_may_be_away, stage
 from tasks.records import ContenderRecord, DatasetRecord, Judgement, TokensRecord, Verdict
 from tasks.reporting.page import write_report
 from tasks.reporting.runs import keep_run, runs_folder
@@ -38,5 +38,6 @@ def page(
     except Exception:
         logger.exception("the report could not be written; once that is mended: bakeoff report %s", verdict.run_id)
         return folder
-    create_link_artifact(key=artifact_key("report", verdict.name), link=written.as_uri(), description=f"The report: {written}")
+    with page_may_be_away():
+        create_link_artifact(key=artifact_key("report", verdict.name), link=written.as_uri(), description=f"The report: {written}")
     return written

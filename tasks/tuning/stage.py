@@ -1,6 +1,7 @@
 """The room's Prefect tasks."""
 
 from tasks.bases import ResolvedBase, resolve_base
+from tasks.child import taking_turns
 from tasks.config import Objective, Tuned
 from tasks.orchestration import show_svg, show_table, stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
@@ -15,6 +16,7 @@ from tasks.tuning.learning_curve import CHART
 from tasks.tuning.search import SWEEP, every_target, refuse_without_optuna, sweep_words
 from tasks.tuning.trackers import refuse_missing_trackers
 from tasks.tuning.tune import PICTURE
+from tasks.turns import training_turn
 from tasks.workspace import Workspace
 
 
@@ -45,10 +47,11 @@ def train(
 ) -> ContenderRecord:
     """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page, and what
     was tried to get there."""
-    if tuned.objective in OBJECTIVES:
-        contender = further(tuned, dataset, tokens, base, workspace, settings)
-    else:
-        contender = develop(tuned, dataset, tokens, base, workspace, samples, settings)
+    with taking_turns(training_turn):
+        if tuned.objective in OBJECTIVES:
+            contender = further(tuned, dataset, tokens, base, workspace, settings)
+        else:
+            contender = develop(tuned, dataset, tokens, base, workspace, samples, settings)
     facts = contender.training
     if facts:
         said = f"{facts.parameters_trained:,} of {facts.parameters:,} parameters trained on {facts.device} in {facts.dtype}"

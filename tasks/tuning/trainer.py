@@ -3,6 +3,7 @@
 Only the child process that trains imports this module: it loads torch and transformers.
 """
 
+import logging
 import math
 import shutil
 import time
@@ -26,6 +27,8 @@ from tasks.tuning import checkpoints, together
 from tasks.tuning.batches import LikeLengths, collate, logits_of
 from tasks.tuning.methods import set_weights, trained_weights
 from tasks.tuning.objectives import label_weights, supervised
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "weights.safetensors"
 STATE = "trainer_state.json"
@@ -115,6 +118,8 @@ class LabelTrainer(Trainer):
         found = together.of_first(lambda: checkpoints.newest(self.folder))
         self.seconds_before = found.facts["seconds"] if found else 0.0
         self.began = time.perf_counter()
+        if found:
+            logger.info("training goes on from its checkpoint at step %d", found.step)
         if found and found.facts.get("owes_evaluation"):
             self._evaluate_late(found)
         if found:

@@ -9,7 +9,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
-from deployments.pools import JOB_TEMPLATE, POOLS
+from deployments.pools import POOLS
 from deployments.register import declare, declare_contending, declare_grading, declare_prediction, register
 from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
@@ -71,11 +71,12 @@ def test_the_nightly_schedule_is_at_two_and_active_only_where_asked(nightly: boo
     assert schedule.schedule.model_dump(include={"cron", "timezone"}) == {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
 
 
-def test_runs_of_a_deployment_wait_for_each_other() -> None:
-    declared = declare("cpu", CONFIG, nightly=False)
-    assert declared.concurrency_limit == 1
-    assert declared.concurrency_options is not None
-    assert declared.concurrency_options.collision_strategy.value == "ENQUEUE"
+def test_a_run_that_meets_another_one_is_cancelled_if_it_was_scheduled_and_waits_if_somebody_asked_for_it() -> None:
+    scheduled, asked = declare("cpu", CONFIG, nightly=False), declare_grading("cpu", CONFIG)
+    for declared, meets in ((scheduled, "CANCEL_NEW"), (asked, "ENQUEUE")):
+        assert declared.concurrency_limit == 1
+        assert declared.concurrency_options is not None
+        assert declared.concurrency_options.collision_strategy.value == meets
 
 
 def test_every_shipped_config_gives_default_parameters_that_the_schema_knows(root: Path) -> None:
@@ -85,11 +86,6 @@ def test_every_shipped_config_gives_default_parameters_that_the_schema_knows(roo
         assert declared.enforce_parameter_schema
         assert BakeoffConfig.model_validate(json.loads(json.dumps(declared.parameters["config"]))) == config
         assert set(declared._parameter_openapi_schema.properties) == {"config"}
-
-
-def test_a_run_cannot_change_a_workers_environment_command_or_folder() -> None:
-    assert JOB_TEMPLATE["variables"] == {"type": "object", "properties": {}, "additionalProperties": False}
-    assert not {"env", "command", "working_dir"} & set(JOB_TEMPLATE["job_configuration"])
 
 
 def test_an_unknown_time_zone_or_pool_is_refused() -> None:

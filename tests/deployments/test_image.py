@@ -22,7 +22,7 @@ def test_hadolint_has_nothing_to_say(root: Path) -> None:
 
 def test_the_worker_is_not_root_and_serves_the_gpu_pool(dockerfile: str) -> None:
     assert "USER 10001:10001" in dockerfile
-    assert '"--pool", "gpu", "--type", "process"' in dockerfile
+    assert 'CMD ["python", "-m", "deployments", "worker", "gpu", "--with-healthcheck"]' in dockerfile
 
 
 def test_every_install_is_held_to_the_lock_or_brings_nothing_along(dockerfile: str) -> None:

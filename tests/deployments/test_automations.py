@@ -1,0 +1,176 @@
+"""What the server does by itself, on a real server: dead runs are found and begun again, people are told."""
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.automations import SILENCE, TRIES, recovery
+from deployments.register import register
+from tasks.announcing import announce, budget_watched
+from tasks.config import BakeoffConfig
+from tasks.errors import BadConfig, BudgetReached
+from tasks.records import DatasetSummary, Decision, Verdict
+from tasks.settings import PREFECT_DEFAULTS
+from tests.deployments.receiver import Receiver
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+CONFIG = BakeoffConfig.model_validate({"name": "told", "dataset": "owner/name"})
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def registered(server: str, receiver: Receiver) -> str:
+    """The deployments and automations, with a webhook that tells the receiver; the id of `grade/gpu`, for which nobody works."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    with temporary_settings({PREFECT_API_URL: server}):
+        said = {"subject": "{{subject}}", "body": "{{body}}"}
+        CustomWebhookNotificationBlock(name="people", url=receiver.url, json_data=said).save("people", overwrite=True)
+        register(CONFIG, nightly=[], notify=["custom-webhook/people"])
+    found = httpx.get(f"{server}/deployments/name/grade/gpu", timeout=60).raise_for_status()
+    return str(found.json()["id"])
+
+
+def eventually(there: Callable[[], Any], seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := there()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert found
+    return found
+
+
+def automations(api: httpx.Client) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in api.post("/automations/filter", json={}).raise_for_status().json():
+        found.setdefault(each["name"], []).append(each)
+    return found
+
+
+def begin(api: httpx.Client, deployment: str) -> str:
+    """A run that nobody works on, as far as `Running`."""
+    body = {"parameters": {"input_file": "a.csv", "output_file": "b.csv"}}
+    run = str(api.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status().json()["id"])
+    go_on(api, run)
+    return run
+
+
+def go_on(api: httpx.Client, run: str) -> None:
+    for state in ("PENDING", "RUNNING"):
+        put(api, run, state)
+        time.sleep(0.5)  # no run is faster; SQLite loses events that come at once
+
+
+def put(api: httpx.Client, run: str, state: str) -> None:
+    answer = api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": state, "message": f"a test says {state}"}})
+    assert answer.raise_for_status().json()["status"] == "ACCEPT", answer.text
+
+
+def verdict_of(decision: Decision, reason: str) -> Verdict:
+    return Verdict(
+        run_id="run-1",
+        name="told",
+        decision=decision,
+        reason=reason,
+        winner="lora",
+        contenders=[],
+        comparison=None,
+        comparisons=[],
+        champion=None,
+        spent_usd=0,
+        reused=[],
+        dataset=DatasetSummary(fingerprint="f" * 64, train=8, dev=4, test=4),
+        created=datetime.now(UTC),
+    )
+
+
+def state_of(api: httpx.Client, run: str) -> str:
+    return str(api.get(f"/flow_runs/{run}").raise_for_status().json()["state_name"])
+
+
+def test_registering_again_makes_no_automation_twice_and_one_that_is_off_stays_off(
+    registered: str, server: str, api: httpx.Client
+) -> None:
+    before = automations(api)
+    assert len(before) == 7
+    off = before["bakeoff: crashed runs begin again"][0]["id"]
+    api.patch(f"/automations/{off}", json={"enabled": False}).raise_for_status()
+    with temporary_settings({PREFECT_API_URL: server}):
+        register(CONFIG, nightly=[])
+    after = automations(api)
+    assert {name: [each["id"] for each in found] for name, found in after.items()} == {
+        name: [each["id"] for each in found] for name, found in before.items()
+    }
+    assert [name for name, found in after.items() if not found[0]["enabled"]] == ["bakeoff: crashed runs begin again"]
+    assert after["bakeoff: a crash is told of"][0]["actions"] == before["bakeoff: a crash is told of"][0]["actions"]
+    api.patch(f"/automations/{off}", json={"enabled": True}).raise_for_status()
+
+
+def test_a_run_that_crashed_is_begun_again_on_the_same_id_and_given_up_after_its_tries(
+    registered: str, api: httpx.Client, receiver: Receiver
+) -> None:
+    run = begin(api, registered)
+    for _ in range(1, TRIES):
+        put(api, run, "CRASHED")
+        eventually(lambda: state_of(api, run) == "AwaitingRetry")
+        go_on(api, run)
+    put(api, run, "CRASHED")
+    crashes = [f"try {number} of {TRIES}" for number in range(1, TRIES + 1)]
+    eventually(lambda: all(any(text in each["body"] for each in receiver.got) for text in crashes))
+    assert state_of(api, run) == "Crashed"  # and what the last crash set off has been done
+    assert all(each["subject"].startswith("Bakeoff: Crashed: grade ") for each in receiver.got if "try " in each["body"])
+
+
+def test_a_run_that_says_nothing_for_three_signs_of_life_is_taken_for_dead() -> None:
+    silent = recovery()[0].trigger
+    beat = "prefect.flow-run.heartbeat"
+    assert (silent.after, silent.posture.value, silent.within) == ({beat}, "Proactive", SILENCE)
+    assert {beat, "prefect.flow-run.Completed", "prefect.flow-run.AwaitingRetry"} <= silent.expect
+    assert SILENCE.seconds == 3 * int(PREFECT_DEFAULTS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+
+
+def test_people_are_told_of_a_new_champion_of_a_refusal_and_of_a_cap_and_not_of_a_champion_that_stays(
+    registered: str, server: str, receiver: Receiver
+) -> None:
+    with temporary_settings({PREFECT_API_URL: server}):
+        for decision, reason in (
+            (Decision.KEEP_CHAMPION, "the champion is as good"),
+            (Decision.PUBLISH, "better by 7 points"),
+            (Decision.NOT_ENOUGH_EVIDENCE, "too few rows"),
+        ):
+            announce(verdict_of(decision, reason))
+        with pytest.raises(BudgetReached, match=r"\$5"), budget_watched("told"):
+            raise BudgetReached("the cap of $5 would be passed")
+    wanted = {
+        "Bakeoff: New champion of told": "better by 7 points",
+        "Bakeoff: Nothing published for told": "too few rows",
+        "Bakeoff: Budget reached by told": "the cap of $5 would be passed",
+    }
+    eventually(lambda: wanted.items() <= {each["subject"]: each["body"] for each in receiver.got}.items())
+    assert not any("as good" in each["body"] for each in receiver.got)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("people", "give a block as TYPE/NAME"),
+        ("custom-webhook/nobody", "there is no such block"),
+    ],
+)
+def test_a_block_that_is_not_there_is_refused_before_anything_is_changed(
+    registered: str, server: str, api: httpx.Client, name: str, said: str
+) -> None:
+    with temporary_settings({PREFECT_API_URL: server}), pytest.raises(BadConfig, match=said):
+        register(CONFIG, nightly=["gpu"], notify=[name])
+    (schedule,) = api.get("/deployments/name/bakeoff/gpu").raise_for_status().json()["schedules"]
+    assert not schedule["active"]

@@ -1,0 +1,109 @@
+"""`make up`, `make down`: the real thing, in a home of its own."""
+
+import configparser
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from deployments.stack import Stack, configuration, socket_of, states
+from deployments.up import pools_here
+from tests.live import environment
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command(root: Path, tmp_path: Path) -> Command:
+    """`python -m deployments …` on a home of the test's own."""
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        env = environment(BAKEOFF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", BAKEOFF_DEVICE="cpu")
+        return subprocess.run([sys.executable, "-m", "deployments", *words], env=env, cwd=root, capture_output=True, text=True)
+
+    return run
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_one_command_starts_everything_again_changes_nothing_and_one_command_stops_it(command: Command, tmp_path: Path) -> None:
+    home, port, config = tmp_path / "home", free_port(), tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"name": "mine", "dataset": "owner/name"}))
+    words = ("up", "--config", str(config), "--nightly", "none")
+    try:
+        first = command(*words, "--port", str(port))
+        assert first.returncode == 0, first.stderr
+        assert f"UI       http://127.0.0.1:{port}\n" in first.stdout
+        before = {name: each["pid"] for name, each in states(home).items() if each["statename"] == "RUNNING"}
+        assert set(before) == {"server", "services", "worker-cpu"}
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            page = client.get("/", follow_redirects=True)
+            assert "text/html" in page.headers["content-type"]
+            assert client.get("/ui-settings").raise_for_status().json()["api_url"] == "/api"
+            deployment = client.get("/api/deployments/name/bakeoff/cpu").raise_for_status().json()
+            assert deployment["parameters"]["config"]["name"] == "mine"
+            assert not deployment["schedules"][0]["active"]
+        again = command(*words)
+        assert again.returncode == 0, again.stderr
+        assert {name: each["pid"] for name, each in states(home).items()} == before
+        told = command("status")
+        assert (told.returncode, f"http://127.0.0.1:{port}" in told.stdout) == (0, True)
+    finally:
+        stopped = command("down")
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n")
+    assert not any(psutil.pid_exists(pid) for pid in before.values())
+    assert (home / "prefect" / "prefect.db").stat().st_size > 0
+    assert (command("down").stdout, command("status").returncode) == ("nothing was running\n", 1)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything_starts(
+    command: Command, tmp_path: Path, root: Path
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = command("up", "--port", str(taken.getsockname()[1]))
+    assert done.returncode == 2
+    assert re.search(r"port \d+ is taken by another program: end it, or name another port", done.stderr)
+    assert not (tmp_path / "home" / "up").exists()
+
+
+def test_workers_stop_first_and_have_time_for_a_checkpoint_and_no_key_is_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-of-the-operator")
+    text = configuration(Stack(tmp_path / "100% home", 4200, ("gpu", "cpu")))
+    assert "sk-canary" not in text
+    read = configparser.RawConfigParser()
+    read.read_string(text)
+    programs = {name.partition(":")[2]: read[name] for name in read.sections() if name.startswith("program:")}
+    assert sorted(programs, key=lambda name: int(programs[name]["priority"])) == ["server", "services", "worker-gpu", "worker-cpu"]
+    assert all(int(programs[name]["stopwaitsecs"]) >= 60 for name in ("worker-gpu", "worker-cpu"))
+    assert programs["server"]["stdout_logfile"].endswith("100%% home/up/server.log")
+
+
+def test_a_home_with_a_long_path_has_its_socket_elsewhere_and_each_home_its_own(tmp_path: Path) -> None:
+    deep, other = tmp_path / ("x" * 90), tmp_path / ("y" * 90)
+    assert len(str(socket_of(deep))) < 100
+    assert socket_of(deep) != socket_of(other)
+
+
+def test_this_machine_works_for_the_cpu_pool_and_for_its_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKEOFF_DEVICE", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert pools_here() == ("gpu", "cpu")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pools_here() == ("cpu",)

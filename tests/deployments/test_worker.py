@@ -1,0 +1,86 @@
+"""Our worker, told to stop in the middle of a training."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from deployments.register import register
+from tasks.child import GRACE_S
+from tasks.config import BakeoffConfig
+from tests.live import environment, running
+
+CONFIG: dict[str, Any] = {
+    "name": "stopped",
+    "dataset": {"source": "rows.csv", "near_duplicates": 0},
+    "trivial": ["majority"],
+    "tuned": [{"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.002, "epochs": 40, "max_tokens": 16}],
+}
+WORKER = [sys.executable, "-m", "deployments", "worker"]
+
+
+@contextmanager
+def working(server: str, home: Path, readable: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    names = {
+        "PREFECT_API_URL": server,
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "BAKEOFF_HOME": str(home),
+        "BAKEOFF_ROOTS": str(readable),
+    }
+    with running([*WORKER, "apple-silicon"], environment(**names), home.parent, "worker") as process:
+        yield process
+
+
+def until(api: httpx.Client, run: str, state: str) -> dict[str, Any]:
+    for _ in range(750):
+        found = dict(api.get(f"/flow_runs/{run}").raise_for_status().json())
+        if found["state_name"] == state:
+            return found
+        assert found["state_type"] not in {"FAILED", "CRASHED", "CANCELLED"}, found["state"]
+        time.sleep(0.2)
+    pytest.fail(f"the run did not become {state}: {found['state']}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_back_and_the_next_one_goes_on(
+    server: str, api: httpx.Client, readable: Path, tmp_path: Path
+) -> None:
+    with temporary_settings({PREFECT_API_URL: server}):
+        register(BakeoffConfig.model_validate(CONFIG), nightly=[])
+    home = tmp_path / "home"
+    home.mkdir()
+    deployment = api.get("/deployments/name/bakeoff/apple-silicon").raise_for_status().json()["id"]
+    run = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
+    with working(server, home, readable) as worker:
+        training = home / "workspace" / "inprogress" / "train"
+        for _ in range(600):
+            if any(training.glob("*/checkpoints/*")):
+                break
+            time.sleep(0.1)
+        began = time.monotonic()
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(GRACE_S + 20) == 0
+    took = time.monotonic() - began
+    assert took < GRACE_S + 10  # the grace itself is what is promised
+    assert until(api, run, "AwaitingRetry")["run_count"] == 1
+    assert any(training.glob("*/checkpoints/*/COMPLETE")) or any(training.glob("*/checkpoints/*"))
+    with working(server, home, readable):
+        assert until(api, run, "Completed")["run_count"] == 2
+    query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+    said = [line["message"] for line in api.post("/logs/filter", json=query).raise_for_status().json()]
+    assert any("training goes on from its checkpoint" in line for line in said)
+
+
+def test_a_worker_for_no_pool_of_ours_is_refused(root: Path) -> None:
+    done = subprocess.run([*WORKER, "tpu"], cwd=root, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, "no work pool 'tpu': the pools are gpu, apple-silicon, cpu" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
