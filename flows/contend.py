@@ -6,6 +6,7 @@ from prefect.runtime import flow_run
 
 from flows.bakeoff import Evaluated, compete
 from services.bench import check_names, opened
+from tasks.announcing import budget_watched
 from tasks.config import BakeoffConfig
 from tasks.data.stage import load
 from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
@@ -25,7 +26,7 @@ def contend(config: BakeoffConfig, contenders: list[str]) -> tuple[DatasetRecord
     """
     end_server_with_process()
     config = config.alone(contenders)
-    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page():
+    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
         check_names(config, bench.settings)
         bench.keep_account(str(flow_run.id))
         dataset = load(config.dataset, bench.settings, bench.workspace)
