@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test campaigns lint format lock stages up down status deploy worker clean
+.PHONY: help setup demo test campaigns docs lint format lock stages up down status deploy worker clean
 
 help: ## List the operations
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ lint: setup ## Style, types and imports alone
 
 format: setup ## Put the code into the house style
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+docs: setup ## Write the reference from the code and build the documentation into site/; a broken link fails
+	@$(BIN)/python docs/reference/generate.py
+	@DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 stages: setup ## Keep the code hashes of the stages' versions, after a change
 	@$(BIN)/python -m tests.stages

@@ -52,6 +52,7 @@ RECIPE = Tuned(
     dropout=0.01,
     targets=["query", "value"],
     learning_rate=1e-3,
+    batch_size=4,
     epochs=3,
     max_tokens=512,
     truncation_side=TruncationSide.LEFT,
