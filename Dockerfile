@@ -1,35 +1,49 @@
-# The GPU worker: it takes runs from the work pool `gpu` and does them in its own processes.
+# A worker: it takes runs from a work pool and does them in its own processes. `gpu` is the default target.
 #
-#   docker build --tag bakeoff .
-#   docker run --init --stop-timeout 60 --gpus all --env PREFECT_API_URL=http://SERVER:4200/api --volume bakeoff:/var/lib/bakeoff bakeoff
+#   docker build --target gpu --tag bakeoff:gpu .
+#   docker build --target cpu --tag bakeoff:cpu --build-arg TORCH_INDEX=ADDRESS .    # of PyTorch's CPU wheels, as pytorch.org gives it
+#   docker run --init --stop-timeout 60 --gpus all --env PREFECT_API_URL=http://SERVER:4200/api --volume bakeoff:/var/lib/bakeoff bakeoff:gpu
 #
-# Keys of endpoints and stores come with --env or --env-file; none is in the image.
+# What is installed is pinned with hashes (deployments/image/, `make lock`). Keys of endpoints and stores come with --env-file; none is
+# in the image.
 
-FROM python:3.11-slim-bookworm AS build
+FROM python:3.11-slim-bookworm AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /build
+# What the project needs stands in a layer of its own: a change of the code leaves it alone.
+COPY deployments/image/common.lock ./
+RUN pip install --no-cache-dir --require-hashes --no-deps --requirement common.lock
 
-# What the project needs stands in a layer of its own: gigabytes that a change of the code leaves alone.
-COPY pyproject.toml requirements.lock requirements-demo.txt ./
-RUN python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; print(*p["dependencies"], *p["optional-dependencies"]["demo"], sep="\n")' > requirements.in \
-    && pip install --no-cache-dir --constraint requirements.lock --requirement requirements.in \
-    && pip install --no-cache-dir --no-deps --requirement requirements-demo.txt
-
+FROM packages AS packages-gpu
+# torch's wheels for Linux bring CUDA's libraries, so the host needs the driver alone.
+COPY deployments/image/cuda.lock ./
+RUN pip install --no-cache-dir --require-hashes --no-deps --requirement cuda.lock
 COPY . .
-RUN pip install --no-cache-dir --no-deps .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip uninstall --yes hatchling
 
-FROM python:3.11-slim-bookworm
+FROM packages AS packages-cpu
+# Without TORCH_INDEX the index's own wheel is taken; give TORCH_SHA256 to have the wheel's bytes checked as well.
+ARG TORCH_INDEX=""
+ARG TORCH_SHA256=""
+COPY deployments/image/cuda.lock ./
+RUN grep --only-matching '^torch==[0-9.]*' cuda.lock > torch.in \
+    && if [ -n "$TORCH_SHA256" ]; then sed -i "s/\$/ --hash=sha256:$TORCH_SHA256/" torch.in; fi \
+    && pip install --no-cache-dir --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} --requirement torch.in
+COPY . .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip uninstall --yes hatchling
+
+FROM python:3.11-slim-bookworm AS worker
 RUN useradd --uid 10001 --create-home bakeoff \
     && install --directory --owner bakeoff --group bakeoff /var/lib/bakeoff /data
-COPY --from=build /opt/venv /opt/venv
 COPY configs /opt/bakeoff/configs
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     BAKEOFF_HOME=/var/lib/bakeoff \
     BAKEOFF_ROOTS=/opt/bakeoff/configs:/data \
     HF_HOME=/var/lib/bakeoff/hub \
+    PREFECT_HOME=/var/lib/bakeoff/prefect \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     DO_NOT_TRACK=1 \
     PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=reschedule \
@@ -40,4 +54,11 @@ USER 10001:10001
 # The worker answers as long as it polls the server.
 HEALTHCHECK --interval=60s --timeout=10s --start-period=120s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=5)"]
+
+FROM worker AS cpu
+COPY --from=packages-cpu /opt/venv /opt/venv
+CMD ["python", "-m", "deployments", "worker", "cpu", "--with-healthcheck"]
+
+FROM worker AS gpu
+COPY --from=packages-gpu /opt/venv /opt/venv
 CMD ["python", "-m", "deployments", "worker", "gpu", "--with-healthcheck"]

@@ -1,12 +1,16 @@
-"""The GPU worker's image, as far as it can be checked without an engine."""
+"""The workers' images, as far as it can be checked without an engine."""
 
 import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
+
+BUILD = {"hatchling", "tomlkit", "trove-classifiers", "pluggy", "pathspec", "packaging"}
+"""What builds the project, and is not among what its tests run with."""
 
 
 @pytest.fixture(scope="module")
@@ -20,20 +24,63 @@ def test_hadolint_has_nothing_to_say(root: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_the_worker_is_not_root_and_serves_the_gpu_pool(dockerfile: str) -> None:
-    assert "USER 10001:10001" in dockerfile
-    assert 'CMD ["python", "-m", "deployments", "worker", "gpu", "--with-healthcheck"]' in dockerfile
+def test_there_is_a_target_a_pool_and_none_runs_as_root(dockerfile: str) -> None:
+    targets = dockerfile.partition(" AS worker\n")[2]
+    assert "USER 10001:10001" in targets
+    assert re.findall(r"^FROM worker AS (\w+)", targets, flags=re.MULTILINE) == ["cpu", "gpu"], "the last one is the default"
+    assert re.findall(r'CMD \["python", "-m", "deployments", "worker", "(\w+)", "--with-healthcheck"\]', targets) == ["cpu", "gpu"]
 
 
-def test_every_install_is_held_to_the_lock_or_brings_nothing_along(dockerfile: str) -> None:
+def test_every_install_brings_nothing_along_and_all_from_locks_is_checked_by_hash(dockerfile: str) -> None:
     installs = re.findall(r"pip install (.*?)(?:\\\n|\n|&&)", dockerfile)
-    assert len(installs) == 3
-    assert all("--constraint requirements.lock" in install or "--no-deps" in install for install in installs)
+    assert len(installs) == 5
+    assert all("--no-deps" in install for install in installs)
+    assert all("--require-hashes" in install for install in installs if ".lock" in install)
+
+
+def test_the_images_locks_pin_with_hashes_what_the_tests_lock_pins(root: Path) -> None:
+    tested = set((root / "requirements.lock").read_text().splitlines()) | set(
+        (root / "requirements-demo.txt").read_text().splitlines()
+    )
+    tested = {line.replace(" ", "").partition(";")[0] for line in tested}
+    for name in ("common.lock", "cuda.lock"):
+        entries = re.findall(r"^\S.*?(?=^\S|\Z)", (root / "deployments/image" / name).read_text(), flags=re.MULTILINE | re.DOTALL)
+        pins = {entry.split()[0] for entry in entries}
+        assert len(entries) > 10
+        assert {pin for pin in pins - tested if pin.partition("==")[0] not in BUILD} == set()
+        assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_a_wheel_whose_bytes_are_others_is_not_installed(root: Path, tmp_path: Path) -> None:
+    wheel = tmp_path / "six-1.17.0-py2.py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as made:
+        made.writestr("six.py", "print('not what was locked')")
+        made.writestr("six-1.17.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: six\nVersion: 1.17.0\n")
+        made.writestr("six-1.17.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        made.writestr("six-1.17.0.dist-info/RECORD", "")
+    locked = re.search(r"^six==.*?(?=^\S|\Z)", (root / "deployments/image/common.lock").read_text(), flags=re.MULTILINE | re.DOTALL)
+    assert locked
+    (tmp_path / "six.lock").write_text(locked[0])
+    asked = [
+        "install",
+        "--no-index",
+        "--find-links",
+        ".",
+        "--no-deps",
+        "--require-hashes",
+        "--requirement",
+        "six.lock",
+        "--target",
+        "to",
+    ]
+    done = subprocess.run([sys.executable, "-m", "pip", *asked], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert not (tmp_path / "to" / "six.py").exists()
 
 
 def test_the_build_sees_every_package_and_nothing_else(root: Path) -> None:
     named = {line[1:] for line in (root / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     packages = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
-    files = {"pyproject.toml", "README.md", "requirements.lock", "requirements-demo.txt", "configs"}
-    assert named == {*packages, *files}
+    assert named == {*packages, "pyproject.toml", "README.md", "configs"}
     assert all((root / name).exists() for name in named)
