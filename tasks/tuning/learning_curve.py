@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tasks.records import ContenderRecord, CurvePoint, CurveRecord, DatasetRecord
 from tasks.workspace import Building, Stage, Workspace
 
-CURVE = Stage("learning_curve", 1, ("tasks.tuning.learning_curve", "tasks.tuning.charts"))
+CURVE = Stage("learning_curve", 2, ("tasks.tuning.learning_curve", "tasks.tuning.charts"))
 CHART = "learning_curve.svg"
 SHARES = (0.12, 0.25, 0.5)
 DRAWS = 4000
@@ -75,16 +75,21 @@ def fit(points: Sequence[CurvePoint], dev_rows: int) -> Law:
     """The law that makes the errors on dev likeliest, and the gain of twice the labels with its 95 % interval.
 
     The points share dev's rows, which are taken for independent: their errors go up and down together, so that the interval is
-    rather too wide. Half an error is added to each point, so that none has the odds 0.
+    rather too wide. Half an error is added to each point, so that none has the odds 0. Where the points lie further from any such
+    law than chance would put them (Pearson's statistic above its degrees of freedom), the interval is as much wider.
     """
     import numpy
     import statsmodels.api as models
+    from scipy.stats import multivariate_t
 
     rows = numpy.array([point.rows for point in points], dtype=float)
     errors = numpy.array([(1 - point.dev_accuracy) * dev_rows for point in points]) + 0.5
     across = models.add_constant(numpy.log(rows))
     found = models.GLM(numpy.column_stack([errors, dev_rows + 1 - errors]), across, family=models.families.Binomial()).fit()
-    drawn = numpy.random.default_rng(0).multivariate_normal(found.params, found.cov_params(), DRAWS)
+    misfit = max(1.0, float(found.pearson_chi2 / found.df_resid))
+    drawn = multivariate_t(found.params, misfit * found.cov_params(), df=found.df_resid if misfit > 1 else numpy.inf, seed=0).rvs(
+        DRAWS
+    )
     gains = [accuracy_at(a, b, 2 * rows[-1]) - accuracy_at(a, b, rows[-1]) for a, b in [found.params, *drawn]]
     low, high = numpy.quantile(gains[1:], [0.025, 0.975])
     return Law(float(found.params[0]), float(found.params[1]), float(gains[0]), (float(low), float(high)))

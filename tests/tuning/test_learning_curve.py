@@ -67,3 +67,9 @@ def test_the_interval_holds_the_true_gain_as_often_as_it_says() -> None:
 
 def test_small_parts_are_trained_for_more_epochs() -> None:
     assert [epochs_of(3, share) for share in (*SHARES, 1.0)] == [9, 6, 5, 3]
+
+
+def test_points_that_lie_on_no_law_say_less() -> None:
+    smooth, ragged = (fit(points(errors, 400), 200) for errors in ([0.45, 0.36, 0.28, 0.22], [0.5, 0.3, 0.22, 0.26]))
+    assert smooth.interval[0] > 0
+    assert ragged.interval[0] < 0 < ragged.gain
