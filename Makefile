@@ -41,7 +41,7 @@ format: setup ## Put the code into the house style
 
 docs: setup ## Write the reference from the code and build the documentation into site/; a broken link fails
 	@$(BIN)/python docs/reference/generate.py
-	@DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 stages: setup ## Keep the code hashes of the stages' versions, after a change
 	@$(BIN)/python -m tests.stages
