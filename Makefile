@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test campaigns docs lint format lock stages up down status deploy worker clean
+.PHONY: help setup demo test campaigns docs lint format lock audit stages up down status deploy worker clean
 
 help: ## List the operations
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,9 +46,14 @@ docs: setup ## Write the reference from the code and build the documentation int
 stages: setup ## Keep the code hashes of the stages' versions, after a change
 	@$(BIN)/python -m tests.stages
 
-lock: setup ## Resolve requirements.lock anew from pyproject.toml, for every platform
-	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --extra quantized --universal --python-version 3.11 \
+lock: setup ## Resolve requirements.lock and the images' locks anew from pyproject.toml
+	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --extra image --extra quantized --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet --output-file requirements.lock
+	@$(BIN)/python -m deployments.locks
+
+AUDIT ?= --vulnerability-service osv
+audit: setup ## Fail if a locked version is known to be vulnerable (asks osv.dev)
+	@$(BIN)/pip-audit $(AUDIT) --progress-spinner off --disable-pip --no-deps --requirement deployments/image/common.lock --requirement deployments/image/cuda.lock
 
 HOME_HERE = BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} BAKEOFF_ROOTS=$${BAKEOFF_ROOTS:-$(CURDIR)/configs}
 up: setup ## Prefect server, UI, workers, S3 and local LLM on this machine: make up PORT=4200
