@@ -1,7 +1,8 @@
 """Trainings on one accelerator take turns, whichever runs they belong to; whatever else runs do is not held up.
 
 A turn is a slot of one of the Prefect server's global concurrency limits, one a machine and device, held by a lease: it comes free
-when its holder is done, and within `LEASE_S` and some seconds when the holder died. Without a server nothing is waited for.
+when its holder is done, and when the holder died within `LEASE_S` and some seconds, or at once where another run of the same home
+wants it: who holds a turn holds a lock on a file named after the lease. Without a server nothing is waited for.
 """
 
 import logging
@@ -9,12 +10,17 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
 from threading import Event
+from uuid import UUID
 
 import httpx
+from filelock import FileLock, Timeout
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
+from prefect.concurrency.context import ConcurrencyContext
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectException
 from prefect.settings import PREFECT_API_URL
@@ -37,10 +43,13 @@ def turn_name() -> str:
 
 
 @contextmanager
-def training_turn() -> Iterator[None]:
+def training_turn(folder: Path) -> Iterator[None]:
     """The device of this machine, for the time of a `with`.
 
     While the server is out of reach a training does not wait for it: it may then meet another one.
+
+    Args:
+        folder: where the runs of this home note who holds a turn.
 
     Raises:
         Stopped: the run is to end; nothing was begun.
@@ -50,35 +59,69 @@ def training_turn() -> Iterator[None]:
             name = turn_name()
             try:
                 _make(name)
-                _wait_for(name, held)
+                _wait_for(name, folder, held)
             except (httpx.HTTPError, PrefectException, ConcurrencySlotAcquisitionError, OSError) as error:
                 why = str(error) or type(error).__name__
                 logger.warning("the Prefect server gives no turn of %r, so the training starts without: %s", name, why)
         yield
 
 
-def _wait_for(name: str, held: ExitStack) -> None:
+def _wait_for(name: str, folder: Path, held: ExitStack) -> None:
     """Enter the slot into `held` as soon as it is free."""
     stop, told = Event(), False
+    kept = held.enter_context(ConcurrencyContext())
     with when_interrupted(stop.set):
         while True:
-            try:
-                slot = concurrency(name, lease_duration=LEASE_S, max_retries=0, strict=True, raise_on_lease_renewal_failure=False)
-                held.enter_context(slot)
+            if _looks_free(name) and _taken(name, held):
+                _note(kept.cleanup_lease_ids[-1], folder, held)
                 return
-            except ConcurrencySlotAcquisitionError as error:
-                if not _is_taken(error):
-                    raise
             if not told:
                 logger.info("%s: another run trains, this one waits for its turn", name)
             told = True
-            if stop.wait(AGAIN_S):
+            if not _free_dead(folder) and stop.wait(AGAIN_S):
                 raise Stopped(INTERRUPTED)
 
 
-def _is_taken(error: ConcurrencySlotAcquisitionError) -> bool:
-    cause = error.__cause__
-    return isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED
+def _looks_free(name: str) -> bool:
+    """Looked at first, since Prefect logs an error for each slot that is refused."""
+    with get_client(sync_client=True) as client:
+        limit = client.read_global_concurrency_limit_by_name(name)
+    return limit.active_slots < limit.limit
+
+
+def _taken(name: str, held: ExitStack) -> bool:
+    """Enter the slot, unless another one was quicker."""
+    try:
+        slot = concurrency(name, lease_duration=LEASE_S, max_retries=0, strict=True, raise_on_lease_renewal_failure=False)
+        held.enter_context(slot)
+    except ConcurrencySlotAcquisitionError as error:
+        cause = error.__cause__
+        if isinstance(cause, httpx.HTTPStatusError) and cause.response.status_code == httpx.codes.LOCKED:
+            return False
+        raise
+    return True
+
+
+def _note(lease: UUID, folder: Path, held: ExitStack) -> None:
+    """Hold the lock that tells other runs of this home that the holder of the lease lives."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{lease}.lock"
+    held.enter_context(FileLock(path))
+    held.callback(partial(path.unlink, missing_ok=True))
+
+
+def _free_dead(folder: Path) -> bool:
+    """Give back the turns whose holders died; whether there were any."""
+    freed = False
+    for path in folder.glob("*.lock"):
+        try:
+            with FileLock(path, timeout=0), get_client(sync_client=True) as client:
+                client.release_concurrency_slots_with_lease(UUID(path.stem))
+                path.unlink(missing_ok=True)
+                freed = True
+        except Timeout:
+            logger.debug("the holder of %s lives", path.stem)
+    return freed
 
 
 def _make(name: str) -> None:

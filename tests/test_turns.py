@@ -1,6 +1,8 @@
 """Trainings on one accelerator take turns, on a real Prefect server."""
 
 import logging
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,17 +19,28 @@ from tasks.device import device_in_words
 from tasks.errors import Stopped
 from tasks.interrupt import interruptible
 from tasks.turns import training_turn, turn_name
+from tests.live import environment
 
 
 def active(api: httpx.Client) -> int:
     return int(api.get(f"/v2/concurrency_limits/{turn_name()}").raise_for_status().json()["active_slots"])
 
 
-def in_thread(server: str, begun: threading.Event, end: threading.Event) -> threading.Thread:
+WAITS = "another run trains, this one waits for its turn"
+
+
+def wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:
+    deadline = time.monotonic() + 60
+    while text not in caplog.text and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert text in caplog.text
+
+
+def in_thread(server: str, folder: Path, begun: threading.Event, end: threading.Event) -> threading.Thread:
     """Another run's training."""
 
     def train() -> None:
-        with temporary_settings({PREFECT_API_URL: server}), training_turn():
+        with temporary_settings({PREFECT_API_URL: server}), training_turn(folder):
             begun.set()
             end.wait(60)
 
@@ -38,16 +51,17 @@ def in_thread(server: str, begun: threading.Event, end: threading.Event) -> thre
 
 @pytest.mark.slow
 def test_a_training_waits_for_the_one_before_it_and_goes_when_that_has_ended(
-    server: str, api: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: str, api: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(turns, "AGAIN_S", 0.1)
     caplog.set_level(logging.INFO)
     first, second, end = threading.Event(), threading.Event(), threading.Event()
-    one = in_thread(server, first, end)
+    one = in_thread(server, tmp_path, first, end)
     assert first.wait(30)
-    other = in_thread(server, second, end)
+    other = in_thread(server, tmp_path, second, end)
+    wait_for(WAITS, caplog)
     assert not second.wait(1)
-    assert (active(api), caplog.text.count("another run trains, this one waits for its turn")) == (1, 1)
+    assert (active(api), caplog.text.count(WAITS)) == (1, 1)
     end.set()
     assert second.wait(30)
     for thread in (one, other):
@@ -56,34 +70,65 @@ def test_a_training_waits_for_the_one_before_it_and_goes_when_that_has_ended(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_ended_while_it_waits_for_its_turn_ends_at_once(server: str, api: httpx.Client) -> None:
+def test_a_run_that_is_ended_while_it_waits_for_its_turn_ends_at_once(
+    server: str, api: httpx.Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     begun, end, ended = threading.Event(), threading.Event(), threading.Event()
-    holder = in_thread(server, begun, end)
+    holder = in_thread(server, tmp_path, begun, end)
     assert begun.wait(30)
 
     def wait() -> None:
-        with temporary_settings({PREFECT_API_URL: server}), pytest.raises(Stopped, match="interrupted"), training_turn():
+        with temporary_settings({PREFECT_API_URL: server}), pytest.raises(Stopped, match="interrupted"), training_turn(tmp_path):
             pass
         ended.set()
 
     def interrupted_run() -> None:
         with interruptible():
             threading.Thread(target=wait, daemon=True).start()
-            time.sleep(0.5)
+            wait_for(WAITS, caplog)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted_run()
+    with interruptible():  # the next run begins
+        pass
     assert ended.wait(30)
     end.set()
     holder.join(30)
     assert active(api) == 0
 
 
-def test_without_a_server_or_with_one_out_of_reach_nothing_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
-    with temporary_settings(restore_defaults={PREFECT_API_URL}), training_turn():
+HOLD = """
+import sys, time
+from pathlib import Path
+from tasks.turns import training_turn
+with training_turn(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+def test_the_turn_of_a_holder_that_was_killed_is_free_at_once_for_another_run_of_its_home(
+    server: str, api: httpx.Client, root: Path, tmp_path: Path
+) -> None:
+    env = environment(PREFECT_API_URL=server, PYTHONPATH=str(root))
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], env=env, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+    assert active(api) == 1
+    with temporary_settings({PREFECT_API_URL: server}), training_turn(tmp_path):
+        assert active(api) == 1
+        assert len(list(tmp_path.glob("*.lock"))) == 1
+    assert (active(api), list(tmp_path.glob("*.lock"))) == (0, [])
+
+
+def test_without_a_server_or_with_one_out_of_reach_nothing_is_waited_for(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}), training_turn(tmp_path):
         assert caplog.text == ""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), training_turn():
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), training_turn(tmp_path):
         assert "gives no turn of" in caplog.text
 
 

@@ -1,5 +1,7 @@
 """The room's Prefect tasks."""
 
+from functools import partial
+
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.child import taking_turns
 from tasks.config import Objective, Tuned
@@ -47,7 +49,7 @@ def train(
 ) -> ContenderRecord:
     """Train one contender, or find the one that was trained from the same; its epochs and samples stand on the run's page, and what
     was tried to get there."""
-    with taking_turns(training_turn):
+    with taking_turns(partial(training_turn, workspace.root / "turns")):
         if tuned.objective in OBJECTIVES:
             contender = further(tuned, dataset, tokens, base, workspace, settings)
         else:
