@@ -26,9 +26,11 @@ STUCK = timedelta(minutes=15)
 """A run that a worker took, and that did not begin for so long, was lost with the worker; nodes and images have come by then."""
 TRIES = 3
 """So often a run is begun, the first time included."""
-ENDS = frozenset(
-    f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Crashed", "Cancelled", "Cancelling", "Paused", "Suspended")
-)
+ONCE = timedelta(seconds=5)
+"""An event that SQLite's locks have the server look at again fires once within this time; no run crashes twice as quickly."""
+ENDS = frozenset(f"prefect.flow-run.{name}" for name in ("Completed", "Failed", "Cancelled", "Cancelling", "Paused", "Suspended"))
+"""After these nothing more is to be heard of a run. `Crashed` is not among them: on SQLite, whoever counts an event can be in the
+way of whoever acts on it, and a crash must be acted on."""
 RUN = {"prefect.resource.id": "prefect.flow-run.*"}
 OURS = {"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{TAG}"}
 CONFIG = {"prefect.resource.id": "bakeoff.config.*"}
@@ -62,7 +64,7 @@ def recovery() -> "list[AutomationCore]":
         **ours,
     )
     tries = [str(number) for number in range(1, TRIES)]
-    died = EventTrigger(match=RUN | {"prefect.run-count": tries}, expect={crashed}, posture=Posture.Reactive, **ours)
+    died = EventTrigger(match=RUN | {"prefect.run-count": tries}, expect={crashed}, posture=Posture.Reactive, within=ONCE, **ours)
     gone = f"nothing was heard of this run for {SILENCE.seconds} s: its machine, its worker or its process is gone"
     again = f"begun again after a crash, {TRIES} times in all; it goes on from what it kept"
     lost = f"its worker took this run and did not begin it within {STUCK.seconds // 60} minutes: given to the next one"
@@ -157,7 +159,8 @@ def _told(event: str) -> "EventTrigger":
 def _crash() -> "EventTrigger":
     from prefect.events.schemas.automations import EventTrigger, Posture
 
-    return EventTrigger(expect={"prefect.flow-run.Crashed"}, match=RUN, match_related=OURS, posture=Posture.Reactive)
+    each = {"match": RUN, "match_related": OURS, "for_each": {"prefect.resource.id"}}
+    return EventTrigger(expect={"prefect.flow-run.Crashed"}, posture=Posture.Reactive, within=ONCE, **each)
 
 
 def _notification(name: str, subject: str, body: str, blocks: Sequence[UUID], trigger: "EventTrigger") -> "AutomationCore":

@@ -49,7 +49,8 @@ class Site:
     def config(self, name: str) -> dict[str, Any]:
         """A bake-off whose training takes a while."""
         tuned = TRAINING | {"epochs": self.epochs}
-        return {"name": name, "dataset": {"source": "rows.csv", "near_duplicates": 0}, "trivial": ["majority"], "tuned": [tuned]}
+        arms = {"trivial": ["majority"], "prompts": [], "tuned": [tuned]}
+        return {"name": name, "dataset": {"source": "rows.csv", "near_duplicates": 0}, **arms}
 
     def command(self, *words: str) -> str:
         """`python -m deployments …`; what it printed. Raises RuntimeError when it failed."""

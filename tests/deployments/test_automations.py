@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.automations import SILENCE, TRIES, recovery
+from deployments.automations import ONCE, SILENCE, TRIES, recovery
 from deployments.register import register
 from tasks.announcing import announce, budget_watched
 from tasks.config import BakeoffConfig
@@ -123,6 +123,7 @@ def test_a_run_that_crashed_is_begun_again_on_the_same_id_and_given_up_after_its
     for _ in range(1, TRIES):
         put(api, run, "CRASHED")
         eventually(lambda: state_of(api, run) == "AwaitingRetry")
+        time.sleep(ONCE.seconds)
         go_on(api, run)
     put(api, run, "CRASHED")
     crashes = [f"try {number} of {TRIES}" for number in range(1, TRIES + 1)]

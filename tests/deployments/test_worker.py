@@ -22,6 +22,7 @@ CONFIG: dict[str, Any] = {
     "name": "stopped",
     "dataset": {"source": "rows.csv", "near_duplicates": 0},
     "trivial": ["majority"],
+    "prompts": [],
     "tuned": [{"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.002, "epochs": 40, "max_tokens": 16}],
 }
 WORKER = [sys.executable, "-m", "deployments", "worker"]
