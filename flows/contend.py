@@ -13,7 +13,7 @@ from tasks.orchestration import end_server_with_process, limits_of_server, progr
 from tasks.records import DatasetRecord
 
 
-@flow(name="contend", flow_run_name="{config.name}", persist_result=False)
+@flow(name="contend", flow_run_name="{config.name}: {contenders}", persist_result=False)
 def contend(config: BakeoffConfig, contenders: list[str]) -> tuple[DatasetRecord, Evaluated]:
     """Make some contenders of a bake-off and evaluate them. Nothing is decided and nothing is published.
 

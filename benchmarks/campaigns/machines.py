@@ -39,7 +39,7 @@ from tests.prompting.loopback import Say
 
 log = logging.getLogger(__name__)
 CONCURRENCY, EVERY_S, LEASE_S, ANSWER_S = 4, 1.0, 6.0, 0.4
-TINY = {**CONFIG["tuned"][0], "epochs": 24}
+TINY = {**CONFIG["tuned"][0], "epochs": 12}
 TUNED = [TINY, {**TINY, "name": "less", "learning_rate": 0.0002, "epochs": 2}]  # no tie, which measured costs would decide
 POOLS = {"tuned": "gpu", "prompts": "cpu"}
 PARENT = "apple-silicon"
@@ -79,7 +79,8 @@ class World:
         (home / "settings.yaml").write_text(yaml.safe_dump(told))
         names = {"BAKEOFF_HOME": str(home), "BAKEOFF_SETTINGS": str(home / "settings.yaml"), KEY_ENV: f"life-{self.life}"}
         names |= {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        return environment(**names, **self.keys, BAKEOFF_ROOTS=str(self.readable), PREFECT_WORKER_QUERY_SECONDS="1")
+        names |= {"PREFECT_LOGGING_TO_API_ENABLED": "false"}  # SQLite has enough to do
+        return environment(**names, **self.keys, BAKEOFF_ROOTS=str(self.readable), PREFECT_WORKER_QUERY_SECONDS="2")
 
     def start(self, home: Path, pool: str, shared: str) -> None:
         """A worker of a pool."""
