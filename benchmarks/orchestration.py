@@ -8,8 +8,11 @@ Both are processes of their own, one after the other in turns, each with an empt
 reviews, trained, evaluated, published to the embedded S3 and proved by the round trip. Imports stand outside of both times.
 
 - `overhead_s`: the flow's seconds less the plain functions', the median of the pairs; `overhead_spread` has the lowest and highest;
-- `overhead_share`: the same over the plain functions' seconds, of the longest bake-offs that ran (`plain_s`): with `--long` of
-  those of over 300 s, where it means something; of short ones it is mostly the fixed part;
+- `outside_s`: the same of the seconds in which no stage worked, artifacts among them: steadier, since what a neighbour takes from
+  a training is not in it. What the engine's threads take from a stage is not in it either, so both stand here; `within` goes by
+  this one and by `unchanged_s`. `outside_share` is that over the plain functions' seconds;
+- `overhead_share`: the paired difference over the plain functions' seconds, of the longest bake-offs that ran (`plain_s`): with
+  `--long` of those of over 300 s, where it means something; of short ones it is mostly the fixed part;
 - `unchanged_s`: seconds of `bakeoff retrain CONFIG` from its start to its end where nothing changed, the median, with its spread;
 - `same`: whether both ways came to the same decision and figures.
 """
@@ -86,13 +89,18 @@ def figures(short: Sequence[Pair], long: Sequence[Pair], unchanged: Sequence[flo
     """What the benchmark prints."""
     over = [seconds(pair, "flow") - seconds(pair, "plain") for pair in short]
     longest = long or short
+    outside = [outside_of(pair) for pair in (*short, *long)]
+    outside_shares = [outside_of(pair) / seconds(pair, "plain") for pair in longest]
     shares = [seconds(pair, "flow") / seconds(pair, "plain") - 1 for pair in longest]
     overhead, plain = statistics.median(over), statistics.median(seconds(pair, "plain") for pair in longest)
-    most = [seconds(pair, "flow") <= MOST_S + (1 + MOST_SHARE) * seconds(pair, "plain") for pair in (*short, *long)]
+    most = [outside_of(pair) <= MOST_S + MOST_SHARE * seconds(pair, "plain") for pair in (*short, *long)]
     night = statistics.median(unchanged)
     return {
         "overhead_s": round(overhead, 3),
         "overhead_spread": [round(min(over), 3), round(max(over), 3)],
+        "outside_s": round(statistics.median(outside), 3),
+        "outside_spread": [round(min(outside), 3), round(max(outside), 3)],
+        "outside_share": round(statistics.median(outside_shares), 4),
         "overhead_share": round(statistics.median(shares), 4),
         "plain_s": round(plain, 1),
         "unchanged_s": round(night, 3),
@@ -146,9 +154,14 @@ def seconds(pair: Pair, how: str) -> float:
     return float(pair[how]["seconds"])
 
 
+def outside_of(pair: Pair) -> float:
+    """Seconds in which no stage worked, the flow's less the plain functions'."""
+    return float(pair["flow"]["outside"]) - float(pair["plain"]["outside"])
+
+
 def without_seconds(found: Mapping[str, Any]) -> dict[str, Any]:
     """What must be the same both ways."""
-    return {key: value for key, value in found.items() if key != "seconds"}
+    return {key: value for key, value in found.items() if key not in ("seconds", "outside")}
 
 
 if __name__ == "__main__":
