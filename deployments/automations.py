@@ -24,6 +24,8 @@ SILENCE = timedelta(seconds=90)
 """Runs tell every 30 s that they live (`tasks/settings.py`); one that says nothing for so long is dead."""
 STUCK = timedelta(minutes=15)
 """A run that a worker took, and that did not begin for so long, was lost with the worker; nodes and images have come by then."""
+WANTED = "bakeoff.retrain.wanted"
+"""An event by which anybody who reaches the server has a bake-off run again."""
 TRIES = 3
 """So often a run is begun, the first time included."""
 ONCE = timedelta(seconds=5)
@@ -108,6 +110,25 @@ def notifications(blocks: Sequence[UUID]) -> "list[AutomationCore]":
             _crash(),
         ),
     ]
+
+
+def wanted(name: str, deployment: UUID) -> "AutomationCore":
+    """An event about a bake-off starts its retrain, with the event's reason: `because` in the payload.
+
+    Args:
+        name: the bake-off's.
+        deployment: of the flow `retrain`.
+    """
+    from prefect.events.actions import RunDeployment
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
+    because = "{{ event.payload.because or 'an event asked for it' }}"
+    return _automation(
+        "an event starts a retrain",
+        f"The event {WANTED} about bakeoff.config.{name} runs the bake-off, for the reason that it gives.",
+        EventTrigger(expect={WANTED}, match={"prefect.resource.id": f"bakeoff.config.{name}"}, posture=Posture.Reactive),
+        [RunDeployment(deployment_id=deployment, parameters={"because": {"__prefect_kind": "jinja", "template": because}})],
+    )
 
 
 def find_block(client: "SyncPrefectClient", name: str) -> UUID:

@@ -9,9 +9,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from deployments.automations import TAG, apply_automation, find_block, notifications, recovery
+from deployments.automations import TAG, apply_automation, find_block, notifications, recovery, wanted
 from deployments.pools import IMAGE, POOLS, apply_pool, job_template, refuse_unknown, types_of
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig, MissingPart
@@ -39,14 +40,28 @@ class Registered:
     """Deployments of ours that are declared no more: of a flow that was renamed or removed."""
 
 
-def declare(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UTC") -> "RunnerDeployment":
-    """The deployment of the main job on one work pool, named after the pool.
+def declare(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
+    """The deployment of the main job on one work pool, named after the pool. It has no schedule: whoever runs it wants it run.
 
     Workers import the flow by its module path, so the project must be installed where they run.
 
     Args:
         config: the default parameters.
-        nightly: whether the schedule, which every deployment has, is active.
+
+    Raises:
+        BadConfig: there is no such pool.
+    """
+    from flows.bakeoff import bakeoff
+
+    return declared_for(bakeoff, pool, _defaults(config), [])
+
+
+def declare_retraining(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UTC") -> "RunnerDeployment":
+    """The deployment of the flow that runs the main job where there is a reason, on one work pool, named after the pool.
+
+    Args:
+        config: the default of the parameter `config`.
+        nightly: whether the schedule, which every such deployment has, is active.
         timezone: of the schedule; an IANA name.
 
     Raises:
@@ -54,10 +69,10 @@ def declare(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UT
     """
     from prefect.schedules import Cron
 
-    from flows.bakeoff import bakeoff
+    from flows.retrain import retrain
 
     schedule = Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)
-    return declared_for(bakeoff, pool, _defaults(config), [schedule])
+    return declared_for(retrain, pool, _defaults(config), [schedule])
 
 
 def declare_grading(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
@@ -166,7 +181,8 @@ def register(
     kinds = types_of(types or {})
     for pool, kind in kinds.items():
         job_template(pool, kind, image)  # what is wrong is said before anything is changed
-    declared = [declare(pool, config, pool in nightly, timezone) for pool in POOLS]
+    declared = [declare(pool, config) for pool in POOLS]
+    declared += [declare_retraining(pool, config, pool in nightly, timezone) for pool in POOLS]
     declared += [declare_grading(pool, config) for pool in POOLS]
     declared += [declare_prediction(pool, config) for pool in POOLS]
     declared += [declare_contending(pool, config) for pool in POOLS]
@@ -175,8 +191,9 @@ def register(
             blocks = [find_block(client, name) for name in notify]
             for pool, kind in kinds.items():
                 apply_pool(client, pool, kind, image)
-            _apply(declared)
-            for automation in [*recovery(), *(notifications(blocks) if blocks else [])]:
+            ids = _apply(declared)
+            wishing = wanted(config.name, ids[f"retrain/{next((pool for pool in POOLS if pool in nightly), 'cpu')}"])
+            for automation in [*recovery(), wishing, *(notifications(blocks) if blocks else [])]:
                 apply_automation(client, automation)
             names = [deployment.full_name for deployment in declared]
             return Registered(names, _stale(client, names))
@@ -184,13 +201,16 @@ def register(
         raise MissingPart(f"the Prefect server at {url} does not answer ({error}): start it, or correct PREFECT_API_URL") from None
 
 
-def _apply(declared: "list[RunnerDeployment]") -> None:
+def _apply(declared: "list[RunnerDeployment]") -> dict[str, UUID]:
+    """Their ids, by full name."""
     from prefect.client.schemas.objects import VersionInfo
 
     release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored
+    ids = {}
     for deployment in declared:
-        deployment.apply(version_info=release)
+        ids[deployment.full_name] = UUID(str(deployment.apply(version_info=release)))
         logger.info("deployment %s: registered", deployment.full_name)
+    return ids
 
 
 def _stale(client: "SyncPrefectClient", names: Collection[str]) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from services.s3 import LocalS3
 
 BIN = Path(sys.executable).parent
-OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason"}
+OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason", "why"}
 TIMED = {"latency_ms", "latency_p50_ms", "cost_usd_per_1000", "usd_per_1000", "extra_usd_per_1000", "usd_per_point"}
 TIMED |= {"money", "pareto", "break_even", "route", "seconds", "peak_memory_bytes", "publish_bytes"}
 

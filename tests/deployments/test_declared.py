@@ -10,7 +10,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
 from deployments.pools import POOLS
-from deployments.register import declare, declare_contending, declare_grading, declare_prediction, register
+from deployments.register import declare, declare_contending, declare_grading, declare_prediction, declare_retraining, register
 from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
 from tasks.orchestration import roots_of_run
@@ -20,7 +20,7 @@ CONFIG = BakeoffConfig.model_validate({"dataset": "owner/name"})
 
 @pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
 def test_each_pool_has_a_deployment_of_its_name_that_workers_import_by_module_path(pool: str) -> None:
-    declared = declare(pool, CONFIG, nightly=True)
+    declared = declare(pool, CONFIG)
     assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.bakeoff.bakeoff")
     assert import_object(str(declared.entrypoint)).name == declared.flow_name == "bakeoff"
     assert POOLS[pool] in str(declared.description)
@@ -59,6 +59,15 @@ def test_each_pool_makes_contenders_of_bake_offs_that_fan_out_several_at_once(po
     assert declared.concurrency_limit is None
 
 
+@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
+def test_each_pool_retrains_too_and_may_be_told_why(pool: str) -> None:
+    declared = declare_retraining(pool, CONFIG, nightly=True)
+    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.retrain.retrain")
+    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "retrain"
+    assert set(declared._parameter_openapi_schema.properties) == {"config", "because"}
+    assert declared._parameter_openapi_schema.required == ["config"]
+
+
 def test_there_are_the_three_pools_and_a_config_can_name_each_of_them() -> None:
     assert list(POOLS) == ["gpu", "apple-silicon", "cpu"]
     assert [*Pool] == [Pool.HERE, *POOLS]
@@ -66,13 +75,13 @@ def test_there_are_the_three_pools_and_a_config_can_name_each_of_them() -> None:
 
 @pytest.mark.parametrize("nightly", [True, False])
 def test_the_nightly_schedule_is_at_two_and_active_only_where_asked(nightly: bool) -> None:
-    (schedule,) = declare("cpu", CONFIG, nightly, "Europe/Berlin").schedules or []
+    (schedule,) = declare_retraining("cpu", CONFIG, nightly, "Europe/Berlin").schedules or []
     assert (schedule.slug, schedule.active) == ("nightly", nightly)
     assert schedule.schedule.model_dump(include={"cron", "timezone"}) == {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
 
 
 def test_a_run_that_meets_another_one_is_cancelled_if_it_was_scheduled_and_waits_if_somebody_asked_for_it() -> None:
-    scheduled, asked = declare("cpu", CONFIG, nightly=False), declare_grading("cpu", CONFIG)
+    scheduled, asked = declare_retraining("cpu", CONFIG, nightly=False), declare("cpu", CONFIG)
     for declared, meets in ((scheduled, "CANCEL_NEW"), (asked, "ENQUEUE")):
         assert declared.concurrency_limit == 1
         assert declared.concurrency_options is not None
@@ -82,7 +91,7 @@ def test_a_run_that_meets_another_one_is_cancelled_if_it_was_scheduled_and_waits
 def test_every_shipped_config_gives_default_parameters_that_the_schema_knows(root: Path) -> None:
     for path in sorted((root / "configs").glob("*.yaml")):
         config = load_config(path)
-        declared = declare("cpu", config, nightly=False)
+        declared = declare("cpu", config)
         assert declared.enforce_parameter_schema
         assert BakeoffConfig.model_validate(json.loads(json.dumps(declared.parameters["config"]))) == config
         assert set(declared._parameter_openapi_schema.properties) == {"config"}
@@ -90,9 +99,9 @@ def test_every_shipped_config_gives_default_parameters_that_the_schema_knows(roo
 
 def test_an_unknown_time_zone_or_pool_is_refused() -> None:
     with pytest.raises(BadConfig, match=r"no time zone 'Mars/Olympus'.*Europe/Berlin"):
-        declare("cpu", CONFIG, True, "Mars/Olympus")
+        declare_retraining("cpu", CONFIG, True, "Mars/Olympus")
     with pytest.raises(BadConfig, match="no work pool 'tpu': the pools are gpu, apple-silicon, cpu"):
-        declare("tpu", CONFIG, True)
+        declare("tpu", CONFIG)
 
 
 def test_without_a_server_the_error_says_how_to_name_one() -> None:

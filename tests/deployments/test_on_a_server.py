@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -42,8 +43,8 @@ def registered(server: str) -> None:
         register(BakeoffConfig.model_validate(CONFIG), nightly=["cpu"])
 
 
-def deployment(api: httpx.Client, pool: str) -> dict[str, Any]:
-    return dict(api.get(f"/deployments/name/bakeoff/{pool}").raise_for_status().json())
+def deployment(api: httpx.Client, pool: str, flow: str = "bakeoff") -> dict[str, Any]:
+    return dict(api.get(f"/deployments/name/{flow}/{pool}").raise_for_status().json())
 
 
 def ours(api: httpx.Client) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ def call(readable: Path, home: Path, server: str, settings_file: Path) -> Any:
 
 def run_by_schedule(api: httpx.Client) -> str:
     """A run that the scheduler starts within seconds, by a second schedule beside the nightly one; its id."""
-    path = f"/deployments/{deployment(api, 'cpu')['id']}/schedules"
+    path = f"/deployments/{deployment(api, 'cpu', 'retrain')['id']}/schedules"
     once = (datetime.now(UTC) + timedelta(seconds=20)).strftime("%Y%m%dT%H%M%S")
     schedule = {"rrule": f"DTSTART:{once}\nRRULE:FREQ=DAILY;COUNT=1", "timezone": "UTC"}
     api.post(path, json=[{"schedule": schedule, "active": True, "slug": "once"}]).raise_for_status()
@@ -110,12 +111,12 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     env = environment(PREFECT_API_URL=server, PREFECT_HOME=str(tmp_path))
     first = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
-    assert first.stdout.splitlines()[:3] == [
-        "bakeoff/gpu  nightly: off",
-        "bakeoff/apple-silicon  nightly: off",
-        "bakeoff/cpu  nightly: on",
+    assert [line for line in first.stdout.splitlines() if "nightly" in line] == [
+        "retrain/gpu  nightly: off",
+        "retrain/apple-silicon  nightly: off",
+        "retrain/cpu  nightly: on",
     ]
-    before = {pool: deployment(api, pool) for pool in POOLS}
+    before = {pool: deployment(api, pool, "retrain") for pool in POOLS}
     mine = {"schedule": {"cron": "0 12 1 1 *", "timezone": "UTC"}, "active": False, "slug": "mine"}
     api.post(f"/deployments/{before['gpu']['id']}/schedules", json=[mine]).raise_for_status()
     with temporary_settings({PREFECT_API_URL: server}):
@@ -126,11 +127,12 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     names = [(each["name"], each["entrypoint"]) for each in ours(api)]
     assert sorted(names) == sorted((pool, entry) for pool in POOLS for entry in ENTRIES)
     for pool in POOLS:
-        after = deployment(api, pool)
+        assert deployment(api, pool)["schedules"] == []
+        after = deployment(api, pool, "retrain")
         assert after["id"] == before[pool]["id"]
         assert after["parameters"]["config"]["name"] == "deployed"
         assert (after["entrypoint"], after["pull_steps"], after["enforce_parameter_schema"]) == (
-            "flows.bakeoff.bakeoff",
+            "flows.retrain.retrain",
             None,
             True,
         )
@@ -186,6 +188,26 @@ def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
     assert same(first) == same(second) == same(third)
     told = {line["name"].partition(".")[0] for line in logs(api, by_hand)}
     assert {"prefect", "tasks", "services"} <= told
+
+
+def test_an_event_starts_a_retrain_for_the_reason_that_it_gives(registered: None, api: httpx.Client) -> None:
+    about = {"prefect.resource.id": "bakeoff.config.deployed"}
+    event = {"event": "bakeoff.retrain.wanted", "resource": about, "payload": {"because": "1,000 new labels"}}
+    elsewhere = {**event, "resource": {"prefect.resource.id": "bakeoff.config.another"}}
+    for each in (elsewhere, event):
+        said = {**each, "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}
+        api.post("/events", json=[said]).raise_for_status()
+        time.sleep(0.5)  # SQLite loses events that come at once
+    query = {"deployments": {"id": {"any_": [deployment(api, "cpu", "retrain")["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
+    for _ in range(120):
+        found = api.post("/flow_runs/filter", json=query).raise_for_status().json()
+        asked = [run for run in found if run["parameters"].get("because")]
+        if asked:
+            break
+        time.sleep(0.5)
+    (run,) = asked
+    assert (run["parameters"]["because"], run["parameters"]["config"]["name"]) == ("1,000 new labels", "deployed")
+    api.delete(f"/flow_runs/{run['id']}").raise_for_status()
 
 
 @pytest.mark.parametrize("source", ["{outside}/rows.csv", "../{name}/rows.csv"])

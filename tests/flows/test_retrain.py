@@ -79,7 +79,7 @@ def test_a_bake_off_runs_for_a_reason_that_is_said_everywhere_and_then_there_is_
 
     called = json.loads(run(str(BIN / "bakeoff"), "run", "again.yaml", "--output", "json").stdout)
     assert called["why"] is None
-    assert same(called | {"why": None}) == same(first["verdict"] | {"why": None})
+    assert same(called) == same(first["verdict"])
 
     quiet = run(sys.executable, "-c", LIGHT, json.dumps(CONFIG), " ".join(HEAVY)).stdout.splitlines()[-1]
     assert json.loads(quiet) == [False, []], "nothing is due, and nothing heavy was loaded to find out"
