@@ -71,9 +71,9 @@ def run(options: Options) -> list[Figure]:
 def scenario(site: Site, tally: Tally, name: str, happens: Callable[[Site, str], float]) -> float:
     """A run to which something happens while it trains; then the same without."""
     run = site.begin(name)
-    site.wait(site.training, 120)
+    site.wait(site.training, 300)
     took = happens(site, run)
-    site.wait(lambda: site.state(run)["state_type"] in {"COMPLETED", "FAILED", "CANCELLED"}, 600)
+    site.wait(lambda: site.state(run)["state_type"] in {"COMPLETED", "FAILED", "CANCELLED"}, 1200)
     tally.runs += 1
     tally.completed += site.state(run)["state_type"] == "COMPLETED"
     history = site.history(run)
@@ -102,7 +102,7 @@ def server_goes_away(site: Site, run: str) -> float:
     time.sleep(AWAY_S)
     supervisor.startProcess("server")
     began = time.monotonic()
-    site.wait(lambda: site.state(run)["state_type"] in {"COMPLETED", "FAILED", "CANCELLED"}, 600)
+    site.wait(lambda: site.state(run)["state_type"] in {"COMPLETED", "FAILED", "CANCELLED"}, 1200)
     return time.monotonic() - began
 
 

@@ -110,7 +110,7 @@ class Site:
         """The verdict of a run in an empty workspace that nothing happened to."""
         (self.home / "workspace").rename(self.folder / f"workspace-{name}")
         run = self.begin(f"{name}-unbroken")
-        self.wait(lambda: self.state(run)["state_type"] == "COMPLETED", 300)
+        self.wait(lambda: self.state(run)["state_type"] == "COMPLETED", 900)
         return self.verdict(run)
 
     def worker(self) -> psutil.Process:
