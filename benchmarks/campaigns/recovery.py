@@ -14,7 +14,7 @@ from deployments.automations import SILENCE
 from deployments.stack import _supervisor, states
 from tasks.child import GRACE_S
 
-EPOCHS = 100
+EPOCHS = 60
 AWAY_S = 60.0
 
 

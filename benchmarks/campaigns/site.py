@@ -107,11 +107,14 @@ class Site:
         return {key: told[key] for key in COMPARED}
 
     def unbroken(self, name: str) -> dict[str, Any]:
-        """The verdict of a run in an empty workspace that nothing happened to."""
-        (self.home / "workspace").rename(self.folder / f"workspace-{name}")
+        """The verdict of a run in an empty workspace that nothing happened to. The next run finds none, too."""
+        workspace = self.home / "workspace"
+        workspace.rename(self.folder / f"workspace-{name}")
         run = self.begin(f"{name}-unbroken")
         self.wait(lambda: self.state(run)["state_type"] == "COMPLETED", 900)
-        return self.verdict(run)
+        verdict = self.verdict(run)
+        workspace.rename(self.folder / f"workspace-{name}-unbroken")
+        return verdict
 
     def worker(self) -> psutil.Process:
         """The worker of the pool `cpu`."""
