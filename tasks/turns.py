@@ -35,6 +35,8 @@ LEASE_S = 60.0
 """So long a turn is kept for a holder that says nothing; Prefect takes no shorter lease."""
 AGAIN_S = 3.0
 """Who waits for a turn asks again after so long."""
+UNHEARD = (httpx.HTTPError, PrefectException, ConcurrencySlotAcquisitionError, OSError)
+"""What comes of a server that is out of reach."""
 
 
 def turn_name() -> str:
@@ -54,16 +56,28 @@ def training_turn(folder: Path) -> Iterator[None]:
     Raises:
         Stopped: the run is to end; nothing was begun.
     """
-    with ExitStack() as held:
-        if PREFECT_API_URL.value():
-            name = turn_name()
-            try:
+    name = turn_name()
+    with _given_back(name) as held:
+        try:
+            if PREFECT_API_URL.value():
                 _make(name)
                 _wait_for(name, folder, held)
-            except (httpx.HTTPError, PrefectException, ConcurrencySlotAcquisitionError, OSError) as error:
-                why = str(error) or type(error).__name__
-                logger.warning("the Prefect server gives no turn of %r, so the training starts without: %s", name, why)
+        except UNHEARD as error:
+            logger.warning("the Prefect server gives no turn of %r, so the training starts without: %s", name, _why(error))
         yield
+
+
+@contextmanager
+def _given_back(name: str) -> Iterator[ExitStack]:
+    """What is entered into the stack is left again. Where the server is out of reach by then, the training is done all the same."""
+    held = ExitStack()
+    try:
+        yield held
+    finally:
+        try:
+            held.close()
+        except UNHEARD as error:
+            logger.warning("the turn of %r could not be given back, and is free in %.0f s: %s", name, LEASE_S, _why(error))
 
 
 def _wait_for(name: str, folder: Path, held: ExitStack) -> None:
@@ -122,6 +136,10 @@ def _free_dead(folder: Path) -> bool:
         except Timeout:
             logger.debug("the holder of %s lives", path.stem)
     return freed
+
+
+def _why(error: BaseException) -> str:
+    return str(error) or type(error).__name__
 
 
 def _make(name: str) -> None:

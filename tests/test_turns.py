@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -123,6 +123,22 @@ def test_the_turn_of_a_holder_that_was_killed_is_free_at_once_for_another_run_of
         assert active(api) == 1
         assert len(list(tmp_path.glob("*.lock"))) == 1
     assert (active(api), list(tmp_path.glob("*.lock"))) == (0, [])
+
+
+@pytest.mark.slow
+def test_a_training_that_is_done_while_the_server_is_away_is_done(
+    server: str, api: httpx.Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as training:
+        with temporary_settings({PREFECT_API_URL: server}):
+            training.enter_context(training_turn(tmp_path))
+        (lease,) = tmp_path.glob("*.lock")
+        with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+            training.close()
+    assert "could not be given back" in caplog.text
+    assert active(api) == 1  # until the lease ends
+    api.post("/v2/concurrency_limits/decrement-with-lease", json={"lease_id": lease.stem}).raise_for_status()
+    assert active(api) == 0
 
 
 def test_without_a_server_or_with_one_out_of_reach_nothing_is_waited_for(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:

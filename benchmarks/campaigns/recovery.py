@@ -1,5 +1,6 @@
 """`make up`, and what becomes of runs when machines, servers and workers die or are stopped: each ends, in the same verdict."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,13 +76,15 @@ def scenario(site: Site, tally: Tally, name: str, happens: Callable[[Site, str],
     took = happens(site, run)
     site.wait(lambda: site.state(run)["state_type"] in {"COMPLETED", "FAILED", "CANCELLED"}, 1200)
     tally.runs += 1
-    tally.completed += site.state(run)["state_type"] == "COMPLETED"
-    history = site.history(run)
-    tally.histories.append(f"{name}: {' '.join(history)}")
-    tally.resumed += "goes on" in site.log(run)
+    state = site.state(run)["state"]
+    tally.histories.append(f"{name}: {' '.join(site.history(run))} {state['message'] or ''}".strip())
+    tally.resumed += "goes on from its checkpoint" in site.log(run)
     tally.turns_left += site.turns_taken()
-    verdict = site.verdict(run)
-    tally.same += verdict == site.unbroken(name)
+    if state["type"] == "COMPLETED":
+        tally.completed += 1
+        tally.same += site.verdict(run) == site.unbroken(name)
+    else:
+        print(site.log(run), file=sys.stderr)  # its home is gone afterwards
     return took
 
 
