@@ -118,6 +118,20 @@ def declare_contending(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
     return declared_for(contend, pool, _defaults(config), [], one_at_a_time=False)
 
 
+def declare_rollback(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
+    """The deployment by which a person takes a champion back, named after the pool.
+
+    Args:
+        config: its name and store are the defaults.
+
+    Raises:
+        BadConfig: there is no such pool.
+    """
+    from flows.rollback import rollback
+
+    return declared_for(rollback, pool, {"name": config.name, "store": config.store}, [])
+
+
 def declared_for(
     flow: "Flow[..., Any]", pool: str, parameters: dict[str, Any], schedules: list[Any], one_at_a_time: bool = True
 ) -> "RunnerDeployment":
@@ -186,6 +200,7 @@ def register(
     declared += [declare_grading(pool, config) for pool in POOLS]
     declared += [declare_prediction(pool, config) for pool in POOLS]
     declared += [declare_contending(pool, config) for pool in POOLS]
+    declared += [declare_rollback(pool, config) for pool in POOLS]
     try:
         with get_client(sync_client=True) as client:
             blocks = [find_block(client, name) for name in notify]

@@ -64,7 +64,7 @@ class ChampionVersion(Model):
     run_id: str
     published: datetime
     publisher: str
-    """user@host"""
+    """user@host; before it, for a rollback from the UI, the name that was given there."""
     decision: Decision
     reason: str
     dataset: str

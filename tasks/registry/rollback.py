@@ -24,11 +24,12 @@ from tasks.store import StoreClient
 logger = logging.getLogger(__name__)
 
 
-def roll_back(settings: Settings, client: StoreClient, name: str, to: int, reason: str) -> ChampionVersion:
+def roll_back(settings: Settings, client: StoreClient, name: str, to: int, reason: str, by: str = "") -> ChampionVersion:
     """Make the contender of version `to` champion again; what there is already after an earlier try of the same rollback.
 
     Args:
         reason: why, for whoever reads the record later.
+        by: whose wish it is, where that is not who runs this process.
 
     Raises:
         BadConfig: no champion, no such version, its contender is champion already, or no reason.
@@ -51,11 +52,12 @@ def roll_back(settings: Settings, client: StoreClient, name: str, to: int, reaso
         raise BadConfig(f"{now.contender} of version {to} is champion {name!r} already, as version {now.version}")
     with TemporaryDirectory(prefix="bakeoff-") as folder:
         fetch_contender(client, target.sha256, Path(folder))
-    champion = move_champion(settings, client, _event(target, now, to, reason))
+    champion = move_champion(settings, client, _event(target, now, to, reason, by))
     logger.info("champion %s is now version %d, which is version %d again: %s", name, champion.version, to, champion.uri)
     return champion
 
 
-def _event(target: ChampionVersion, now: ChampionVersion, to: int, reason: str) -> ChampionVersion:
+def _event(target: ChampionVersion, now: ChampionVersion, to: int, reason: str, by: str) -> ChampionVersion:
     about = {"version": now.version + 1, "previous": now.version, "event": "rollback", "back_to": to}
-    return target.model_copy(update={**about, "published": datetime.now(UTC), "publisher": who(), "reason": reason.strip()})
+    publisher = f"{by.strip()} ({who()})" if by.strip() else who()
+    return target.model_copy(update={**about, "published": datetime.now(UTC), "publisher": publisher, "reason": reason.strip()})

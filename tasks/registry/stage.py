@@ -2,15 +2,19 @@
 
 from typing import TYPE_CHECKING
 
+from prefect.artifacts import create_markdown_artifact
+
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
-from tasks.orchestration import stage
+from tasks.orchestration import artifact_key, stage
 from tasks.records import ContenderRecord, PublicationRecord
 from tasks.registry import champion as champions
 from tasks.registry.champion import ChampionVersion
+from tasks.registry.page import markdown_publication, markdown_rollback
 from tasks.registry.publish import Publication, publish
+from tasks.registry.rollback import roll_back
 from tasks.settings import Places
-from tasks.store import check_store
+from tasks.store import check_store, open_store
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -44,5 +48,21 @@ def fetch_champion(config: BakeoffConfig, champion: ChampionVersion, places: Pla
 
 @stage("publish", "publish {publication.winner.name}")
 def publish_winner(publication: Publication, places: Places, workspace: Workspace, cap: "Cap | None" = None) -> PublicationRecord:
-    """Upload the winner, prove it by the round trip, and make it champion."""
-    return publish(publication, places, workspace, cap)
+    """Upload the winner, prove it by the round trip, make it champion, and say on the run's page which version it is."""
+    published = publish(publication, places, workspace, cap)
+    config, reason = publication.config, publication.verdict.reason
+    _show_champion(config.name, markdown_publication(published.champion, config.name, config.store, reason))
+    return published
+
+
+@stage("rollback", "rollback {name} to {to}")
+def roll_champion_back(store: str, name: str, to: int, reason: str, by: str, places: Places) -> ChampionVersion:
+    """Make an older version's contender champion again, and say on the run's page who is champion now."""
+    now = roll_back(places.settings, open_store(places, store), name, to, reason, by)
+    _show_champion(name, markdown_rollback(now, store))
+    return now
+
+
+def _show_champion(name: str, markdown: str) -> None:
+    """Under one key a bake-off, so that the artifact's page in Prefect lists its champions."""
+    create_markdown_artifact(key=artifact_key("champion", name), markdown=markdown, description=f"The champion of {name}")
