@@ -12,13 +12,13 @@ from tasks.registry.champion import ChampionVersion
 from tasks.registry.stage import roll_champion_back
 from tasks.settings import load_settings
 
+Version = Annotated[int, Field(ge=1)]
 Reason = Annotated[str, Field(min_length=1, max_length=2_000)]
+Person = Annotated[str, Field(max_length=200)]
 
 
 @flow(name="rollback", flow_run_name="{name}: back to version {to}", persist_result=False)
-def rollback(
-    name: Name, to: Annotated[int, Field(ge=1)], reason: Reason, by: Annotated[str, Field(max_length=200)] = "", store: Name = "local"
-) -> ChampionVersion:
+def rollback(name: Name, to: Version, reason: Reason, by: Person = "", store: Name = "local") -> ChampionVersion:
     """Take a champion back: the contender of an older version is champion again, as a new version that says who, when and why.
 
     Args:

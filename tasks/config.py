@@ -20,10 +20,20 @@ Name = Annotated[str, Field(pattern=NAME)]
 """A name that is safe as a file name, an S3 key and an artifact key."""
 
 
+SPELLED = {"dora": "DoRA", "rslora": "rsLoRA", "usd": "USD", "ece": "ECE", "kl": "KL"}
+"""Words of field names that the form spells in their own way."""
+
+
+def _title(name: str, _field: object) -> str:
+    """A field's title in the form: its own name, where pydantic would take that of an enum."""
+    words = " ".join(SPELLED.get(word, word) for word in name.split("_"))
+    return words[0].upper() + words[1:] if name.split("_")[0] not in SPELLED else words
+
+
 class Part(BaseModel):
     """One part of a config: frozen, no unknown keys, each field's docstring its help in the form."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, field_title_generator=_title)
 
 
 class Splits(Part):
@@ -85,6 +95,13 @@ class Dataset(Part):
     source: str = Field(min_length=1, max_length=1024)
     """A Hub id (`owner/name`), a file (parquet, CSV, JSON lines), a folder of them, or `package:` and a file inside an installed
     Python package."""
+    inputs: list[str] = Field(default=["text"], min_length=1)
+    """The columns that a contender sees."""
+    label: str = "label"
+    """The column with the right answer."""
+    labels: dict[str, str] = {}
+    """Names for the values of the label column, such as `0: negative`. Values that are not listed are refused; class labels that
+    bear these names already are taken as they are."""
     kind: Kind = Kind.CLASSIFICATION
     """What is to be answered: a label, or free text, which is right where it is the label column's text but for letter case,
     punctuation, markup and white space."""
@@ -94,18 +111,11 @@ class Dataset(Part):
     """The Hub configuration name, where the data set has several."""
     where: dict[str, str] = {}
     """Keep only rows whose column has this value."""
-    inputs: list[str] = Field(default=["text"], min_length=1)
-    """The columns that a contender sees."""
-    label: str = "label"
-    """The column with the right answer."""
     cluster: str = ""
     """The column that says which rows belong together (one person's, one document's). They never stand in two splits, and the gate
     counts them as one piece of evidence."""
     slices: list[str] = Field(default=[], max_length=10)
     """Columns by whose values accuracy is shown, and may be guarded (gate.slices); no contender sees them."""
-    labels: dict[str, str] = {}
-    """Names for the values of the label column, such as `0: negative`. Values that are not listed are refused; class labels that
-    bear these names already are taken as they are."""
     splits: Splits = Splits()
     """Which rows teach, select and decide."""
     on_bad_rows: OnBadRows = OnBadRows.REFUSE
@@ -235,9 +245,12 @@ class Prompt(Part):
     name: Name
     """Its name in the tables."""
     endpoint: Name = "local"
-    """Which of the operator's named endpoints answers."""
+    """Which of the operator's endpoints answers, by its name; keys and addresses stay with the operator."""
     techniques: list[Technique] = Field(default=[Technique.ZERO_SHOT], min_length=1)
-    """How the prompt is built; several are stacked. (`technique: few_shot` is short for a list of one.)"""
+    """How the prompt is built; several are stacked: the instruction and the row (`zero_shot`), guidelines in full (`descriptive`),
+    a role (`persona`), a markup (`structured`), labelled rows as examples (`few_shot`), steps first (`chain_of_thought`), questions
+    to the task's owner (`flipped`), a second look (`reflect`), samples that vote (`self_consistency`), labels scored
+    (`log_probability`), instructions rewritten from errors (`optimized`). In a file, `technique: few_shot` is a list of one."""
     instructions: str = Field("", max_length=20_000)
     """What is asked of the model; empty takes the task's."""
     template: str = Field("", max_length=300)
@@ -248,7 +261,8 @@ class Prompt(Part):
     examples: int = Field(4, ge=1, le=64)
     """few_shot: how many labelled train rows are shown."""
     selection: Selection = Selection.BALANCED
-    """few_shot: which rows are shown."""
+    """few_shot: which rows are shown: as many of each label (`balanced`), as train has them (`random`), or those most like the row
+    by embedding (`nearest`) or by rare words (`bm25`)."""
     order: Order = Order.SHUFFLED
     """few_shot: in which order."""
     examples_tried: list[Annotated[int, Field(ge=1, le=64)]] = Field(default=[], max_length=8)
@@ -268,7 +282,8 @@ class Prompt(Part):
     temperature: float = Field(0.7, gt=0, le=2)
     """self_consistency: of the samples."""
     interview: Interview = Interview.ROWS
-    """flipped: who answers the model's questions."""
+    """flipped: who answers the model's questions: labelled train rows (`rows`), `task.answers` (`config`), or a person on the run's
+    page (`human`)."""
     questions: int = Field(4, ge=1, le=20)
     """flipped: how many the model may ask."""
     interview_minutes: float = Field(60, gt=0, le=10_080)
@@ -455,7 +470,8 @@ class Tuned(Part):
     max_answer_tokens: int = Field(32, ge=1, le=4096)
     """Generation: answers are cut at this length."""
     objective: Objective = Objective.SUPERVISED
-    """What training minimises: the supervised loss alone, or more before or after it."""
+    """What training minimises: the right labels (`supervised`), with more pre-training on text before (`self_supervised`), or with
+    pairs of answers after it, at once (`preferences`) or by a reward (`reinforcement`)."""
     corpus: str = Field("", max_length=1024)
     """self_supervised: the unlabelled text, named as `dataset.source` is; empty takes the train rows' own text."""
     corpus_column: Annotated[str, Field(min_length=1)] = "text"
@@ -558,7 +574,7 @@ class Hybrid(Part):
     prompt: Name
     """The name of the prompted contender."""
     combination: Combination = Combination.ROUTING
-    """How the two work together."""
+    """The prompt answers where the tuned model is unsure (`routing`), or is shown its prediction (`in_prompt`)."""
 
 
 class Grader(Part):
@@ -606,7 +622,11 @@ class Gate(Part):
     """When a contender may become champion."""
 
     metric: Metric = Metric.ACCURACY
-    """What finalists are chosen by on dev, and compared by on test."""
+    """What finalists are chosen by on dev, and compared by on test; `macro_f1` counts every label alike, however rare."""
+    approval: bool = False
+    """Ask a person, on the run's page in Prefect, before a winner is published."""
+    approval_hours: float = Field(24, gt=0, le=720)
+    """How long the run waits; without an answer nothing is published."""
     alpha: float = Field(0.05, gt=0, le=0.5)
     """The significance level of the deciding tests, two-sided; intervals cover 1 - alpha. A contender that is no better becomes
     champion with a chance of at most half of it."""
@@ -629,10 +649,6 @@ class Gate(Part):
     """How much worse its Brier score may be; empty does not ask. Contenders without probabilities then never replace a champion."""
     ece_margin: float | None = Field(None, gt=0, le=1)
     """How much worse its expected calibration error may be; likewise."""
-    approval: bool = False
-    """Ask a person, on the run's page in Prefect, before a winner is published."""
-    approval_hours: float = Field(24, gt=0, le=720)
-    """How long the run waits; without an answer nothing is published."""
 
 
 class Use(Part):
@@ -738,16 +754,16 @@ class BakeoffConfig(Part):
     """The bake-off's name; its champions are kept under it. Empty takes the config file's name, or the data set's."""
     dataset: Annotated[Dataset, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
     """The labelled examples that every contender is measured on."""
-    task: Task = Task()
-    """What prompts are told of the task."""
-    trivial: list[Trivial] = [Trivial.MAJORITY, Trivial.TFIDF]
-    """Contenders that any other must beat."""
     prompts: list[Prompt] = [Prompt(name="zero_shot"), Prompt(name="few_shot", techniques=[Technique.FEW_SHOT])]
     """The prompted contenders."""
     tuned: list[Tuned] = [Tuned(name="lora")]
     """The fine-tuned contenders."""
     hybrids: list[Hybrid] = []
     """Contenders that pair a tuned model with a prompt."""
+    trivial: list[Trivial] = [Trivial.MAJORITY, Trivial.TFIDF]
+    """Contenders that any other must beat."""
+    task: Task = Task()
+    """What prompts are told of the task."""
     grader: Grader | None = None
     """generation: who goes over answers that are not their reference's text; empty leaves those wrong."""
     budget: Budget = Budget()

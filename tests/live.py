@@ -59,7 +59,7 @@ def prefect_server(folder: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     env = environment(
         PREFECT_HOME=str(folder),
-        PREFECT_UI_ENABLED="false",
+        PREFECT_UI_API_URL="/api",  # of whatever port
         PREFECT_SERVER_DATABASE_TIMEOUT="60",
         PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS="3",
         PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS="2",
