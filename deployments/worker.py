@@ -114,7 +114,7 @@ async def _give_back(runs: set[UUID]) -> None:
         for run in runs:
             try:
                 state = (await client.read_flow_run(run)).state
-                if state and (state.is_running() or state.is_pending()):
+                if state and (state.is_running() or state.is_pending() or state.is_paused()):  # paused: it waits for a person
                     said = "its worker was stopped; it goes on from what it kept"
                     await client.set_flow_run_state(run, AwaitingRetry(message=said))
                     logger.info("run %s: given back", run)

@@ -112,13 +112,18 @@ def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
             create_table_artifact(key=artifact_key(key), table=rows, description=description)
 
 
-def show_svg(key: str, picture: Path, text: str) -> None:
-    """A picture on the run's page in Prefect, with some Markdown above it. As a data URI: an `<svg>` element would be stripped."""
+def show_markdown(key: str, markdown: str, description: str) -> None:
+    """A text on the run's page in Prefect; the description stands on its card there."""
     from prefect.artifacts import create_markdown_artifact
 
-    uri = f"data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"
     with page_may_be_away():
-        create_markdown_artifact(key=artifact_key(key), markdown=f"{text}\n\n![{artifact_key(key)}]({uri})\n")
+        create_markdown_artifact(key=artifact_key(key), markdown=markdown, description=description)
+
+
+def show_svg(key: str, picture: Path, text: str) -> None:
+    """A picture on the run's page in Prefect, with some Markdown above it. As a data URI: an `<svg>` element would be stripped."""
+    uri = f"data:image/svg+xml;base64,{base64.b64encode(picture.read_bytes()).decode()}"
+    show_markdown(key, f"{text}\n\n![{artifact_key(key)}]({uri})\n", text.partition("\n")[0])
 
 
 @contextmanager
@@ -214,7 +219,7 @@ def ask_approval(verdict: Verdict, hours: float) -> Approval:
 
     Returns: without a word in time, or where nobody can be asked, `approved` is None.
     """
-    told = f"{verdict.reason}\n\nMay {verdict.winner} become champion of {verdict.name}?"
+    told = _evidence(verdict, hours)
     logger.info("%s waits for a person's word: resume this run within %g hours", verdict.winner, hours)
     form = OwnersWord.with_initial_data(description=_as_text(told))
     given = _pause(form, hours * 3600, "approval", {"approve": False}) if _has_page() else None
@@ -249,13 +254,23 @@ def ask_person(question: str, seconds: float, key: str) -> str | None:
     return answer.answer.strip()
 
 
+def _evidence(verdict: Verdict, hours: float) -> str:
+    """What a person is to know before a word that publishes."""
+    lines = [
+        f"{'*' if line.name == verdict.winner else ' '} {line.name}: {100 * line.test.accuracy:.1f} % on {line.test.n} test rows"
+        for line in verdict.contenders
+    ]
+    asked = f"May {verdict.winner} become champion of {verdict.name}? Without a word within {hours:g} hours nothing is published."
+    return "\n\n".join(["\n".join(lines), verdict.reason, asked])
+
+
 def _has_page() -> bool:
     return bool(PREFECT_API_URL.value() or deployment.id)
 
 
 def _as_text(text: str) -> str:
-    """As a code block, in which Markdown and HTML stay text."""
-    return "\n\n".join(textwrap.indent(textwrap.fill(part, 80), "    ") for part in text.split("\n\n"))
+    """As a code block, in which Markdown and HTML stay text, and as wide as the form in Prefect's UI."""
+    return "\n".join(textwrap.indent(textwrap.fill(line, 56), "    ") for line in text.split("\n"))
 
 
 def _pause(form: type[Form], seconds: float, key: str, silence: dict[str, Any]) -> Form | None:

@@ -60,6 +60,10 @@ class Sharing(Protocol):
         """Have the same small files in a folder of the workspace as all the others: they are written once and never changed."""
         ...
 
+    def keep(self, file: Path) -> str:
+        """Have a file of this workspace, at the same place, in the shared one as well; its address there."""
+        ...
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -2,11 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from prefect.artifacts import create_markdown_artifact
-
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
-from tasks.orchestration import artifact_key, stage
+from tasks.orchestration import show_markdown, stage
 from tasks.records import ContenderRecord, PublicationRecord
 from tasks.registry import champion as champions
 from tasks.registry.champion import ChampionVersion
@@ -65,4 +63,4 @@ def roll_champion_back(store: str, name: str, to: int, reason: str, by: str, pla
 
 def _show_champion(name: str, markdown: str) -> None:
     """Under one key a bake-off, so that the artifact's page in Prefect lists its champions."""
-    create_markdown_artifact(key=artifact_key("champion", name), markdown=markdown, description=f"The champion of {name}")
+    show_markdown(f"champion {name}", markdown, f"The champion of {name}")

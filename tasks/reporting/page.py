@@ -1,5 +1,6 @@
 """The report: one HTML file that needs nothing beside it, and asks nobody for anything."""
 
+import socket
 from pathlib import Path
 
 from tasks.records import Verdict
@@ -38,6 +39,26 @@ def write_report(folder: Path, workspace: Workspace, to: Path | None = None) -> 
     target.parent.mkdir(parents=True, exist_ok=True)
     write_durably(target, render(page_of(verdict, kept, evidence, find_pictures(verdict, evidence, workspace))))
     return target
+
+
+def markdown_place(report: Path, run_id: str, shared: str) -> str:
+    """Where a report lies, for the run's page in Prefect: a browser opens no file of another machine.
+
+    Args:
+        shared: its address in a workspace that machines share; empty where there is none.
+    """
+    ways = [
+        f"One HTML file, `{REPORT}`, with all figures, pictures and the rows on which contenders disagree.",
+        f"On the machine `{socket.gethostname()}` it lies at:",
+        f"    {report}",
+        "There this writes it anew, wherever you want it:",
+        f"    bakeoff report {run_id} --to {run_id[:8]}.html",
+    ]
+    ways += ["From any machine that reaches the workspace's store:", f"    aws s3 cp {shared} ."] if shared else []
+    return (
+        "\n\n".join(["# The report", *ways, "The same story stands on this page, as the artifacts `verdict` and `contenders`."])
+        + "\n"
+    )
 
 
 def page_of(verdict: Verdict, kept: KeptRun | None, evidence: Evidence | None, pictures: dict[str, str]) -> Page:

@@ -4,13 +4,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from prefect.artifacts import create_link_artifact
-
 from tasks.config import BakeoffConfig
+from tasks.errors import StoreError
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import artifact_key, page_may_be_away, stage
+from tasks.orchestration import show_markdown, stage
 from tasks.records import ContenderRecord, DatasetRecord, Judgement, TokensRecord, Verdict
-from tasks.reporting.page import write_report
+from tasks.reporting.page import markdown_place, write_report
 from tasks.reporting.runs import keep_run, runs_folder
 from tasks.workspace import Workspace
 
@@ -38,6 +37,18 @@ def page(
     except Exception:
         logger.exception("the report could not be written; once that is mended: bakeoff report %s", verdict.run_id)
         return folder
-    with page_may_be_away():
-        create_link_artifact(key=artifact_key("report", verdict.name), link=written.as_uri(), description=f"The report: {written}")
+    show_markdown(
+        f"report {verdict.name}", markdown_place(written, verdict.run_id, _shared(written, workspace)), "Where the report lies"
+    )
     return written
+
+
+def _shared(written: Path, workspace: Workspace) -> str:
+    """The report's address in a workspace that machines share; empty where it is not there."""
+    if workspace.sharing is None:
+        return ""
+    try:
+        return workspace.sharing.keep(written)
+    except StoreError as error:
+        logger.warning("the report lies on this machine alone: %s", error)
+        return ""

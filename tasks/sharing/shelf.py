@@ -142,6 +142,12 @@ class Shelf:
                 (here / each).parent.mkdir(parents=True, exist_ok=True)
                 write_durably(here / each, body[0].decode())
 
+    def keep(self, file: Path) -> str:
+        """A copy of a file of this workspace, such as a run's report, in the store; its address."""
+        place = file.relative_to(self.root).as_posix()
+        self.client.write(self.key(place), file.read_bytes())
+        return self.client.uri(self.settings.prefix, place)
+
     def renew(self) -> None:
         """Keep every claim alive. Where one is lost, everything that the run does is told to stop."""
         with self._lock:

@@ -277,12 +277,21 @@ def _where(verdict: Verdict, closer: Sequence[str]) -> list[tuple[str, str]]:
     champion, rows, reused = verdict.champion, verdict.dataset, len(verdict.reused)
     facts = [
         *([("why", verdict.why.words)] if verdict.why else []),
+        *_approval(verdict),
         ("champion", f"{champion.contender}, version {champion.version}, {champion.uri}" if champion else "none yet"),
         ("rows", f"{rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test; data set {rows.fingerprint[:12]}"),
         ("spent", f"${verdict.spent_usd:.4f}" + (f"; {reused} product{'s' if reused > 1 else ''} reused" if reused else "")),
     ]
     facts += [("model", _model(model)) for model in verdict.models]
     return facts + ([("look closer", "; ".join(closer))] if closer else [])
+
+
+def _approval(verdict: Verdict) -> list[tuple[str, str]]:
+    """Who let the winner become champion; what a person refused is in the reason."""
+    word = verdict.approval
+    if not (word and word.approved):
+        return []
+    return [("approved by", f"{word.by or 'a person'}{f': {word.note}' if word.note else ''}")]
 
 
 def _model(model: AskedModel) -> str:

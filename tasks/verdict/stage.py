@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 
-from prefect.artifacts import create_markdown_artifact
-
 from tasks.config import BakeoffConfig
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import artifact_key, page_may_be_away, show_table, stage
+from tasks.orchestration import show_markdown, show_table, stage
 from tasks.records import DatasetRecord, Judgement, Looks, Verdict
 from tasks.verdict.effects_report import effect_rows
 from tasks.verdict.judge import judge
 from tasks.verdict.looks import count_looks
-from tasks.verdict.report import markdown_verdict, table_rows
+from tasks.verdict.report import HEADLINES, headline, markdown_verdict, table_rows
 from tasks.verdict.tuned_report import tuned_rows
 from tasks.workspace import Workspace, write_durably
 
@@ -46,8 +44,7 @@ def report(verdict: Verdict, workspace: Workspace) -> None:
     folder = workspace.root / "runs" / verdict.run_id
     folder.mkdir(parents=True, exist_ok=True)
     write_durably(folder / "verdict.json", verdict.model_dump_json(indent=2))
-    with page_may_be_away():
-        create_markdown_artifact(key=artifact_key("verdict", verdict.name), markdown=markdown_verdict(verdict))
+    show_markdown(f"verdict {verdict.name}", markdown_verdict(verdict), f"{HEADLINES[verdict.decision]}: {headline(verdict)}")
     show_table(f"contenders {verdict.name}", table_rows(verdict), verdict.reason)
     show_table(f"effects {verdict.name}", effect_rows(verdict), "What each technique does, against its endpoint's plain prompt")
     show_table(f"tuned {verdict.name}", tuned_rows(verdict), "What each tuned contender trained, took, and adds")

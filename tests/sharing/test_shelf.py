@@ -207,3 +207,18 @@ def test_a_store_that_cannot_be_shared_is_refused(shared: Settings, tmp_path: Pa
     other = {"ours": shared.stores["ours"].model_copy(update=store)}
     with pytest.raises(BadConfig, match=said), machine(shared.model_copy(update={"stores": other}), tmp_path / "a"):
         pass
+
+
+def test_a_report_lies_in_the_store_as_well(shared: Settings, tmp_path: Path) -> None:
+    with machine(shared, tmp_path / "a") as workspace:
+        report = workspace.root / "runs" / "one" / "report.html"
+        report.parent.mkdir(parents=True)
+        report.write_text("<p>first</p>")
+        shelf_of(workspace).keep(report)
+        report.write_text("<p>written anew</p>")
+        address = shelf_of(workspace).keep(report)
+        client = shelf_of(workspace).client
+        found = client.read(address.removeprefix(f"s3://{client.store.bucket}/"))
+    assert address.endswith("/workspace/runs/one/report.html")
+    assert found
+    assert found[0] == b"<p>written anew</p>"
