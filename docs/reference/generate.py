@@ -122,13 +122,14 @@ def _commands(command: click.Command, name: str) -> str:
     return "\n\n".join(f"## {path}\n\n```text\n{text}\n```" for path, text in _helps(command, name))
 
 
-def _helps(command: click.Command, path: str) -> Iterator[tuple[str, str]]:
-    with click.Context(command, info_name=path, max_content_width=100, terminal_width=100) as context:
-        yield path, command.get_help(context).rstrip()
-        for name in command.list_commands(context) if isinstance(command, click.Group) else ():
-            inner = command.get_command(context, name)
-            if inner:
-                yield from _helps(inner, f"{path} {name}")
+def _helps(command: click.Command, name: str, parent: click.Context | None = None) -> Iterator[tuple[str, str]]:
+    settings = command.context_settings | {"max_content_width": 100, "terminal_width": 100}
+    with click.Context(command, info_name=name, parent=parent, **settings) as context:
+        yield context.command_path, command.get_help(context).rstrip()
+        for inner in command.list_commands(context) if isinstance(command, click.Group) else ():
+            found = command.get_command(context, inner)
+            if found:
+                yield from _helps(found, inner, context)
 
 
 def main() -> None:

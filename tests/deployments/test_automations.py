@@ -102,7 +102,7 @@ def test_registering_again_makes_no_automation_twice_and_one_that_is_off_stays_o
     registered: str, server: str, api: httpx.Client
 ) -> None:
     before = automations(api)
-    assert len(before) == 7
+    assert len(before) == 8
     off = before["bakeoff: crashed runs begin again"][0]["id"]
     api.patch(f"/automations/{off}", json={"enabled": False}).raise_for_status()
     with temporary_settings({PREFECT_API_URL: server}):

@@ -45,8 +45,7 @@ WORDS = {
 def forms() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each part of each deployment's form, by name."""
     for declare in [register.declare, *DECLARED]:
-        arguments = (CONFIG, False) if declare is register.declare else (CONFIG,)
-        made = declare("cpu", *arguments)
+        made = declare("cpu", CONFIG, False) if declare is register.declare_retraining else declare("cpu", CONFIG)
         schema = made._parameter_openapi_schema.model_dump()
         yield str(made.flow_name), schema
         yield from schema["definitions"].items()

@@ -103,7 +103,7 @@ def run_by_schedule(api: httpx.Client) -> str:
     pytest.fail(f"the scheduler made no run of the schedule; the soonest is {[run['created_by'] for run in found]}")
 
 
-ENTRIES = ("flows.bakeoff.bakeoff", "flows.grade.grade", "flows.predict.predict", "flows.contend.contend", "flows.retrain.retrain")
+ENTRIES = tuple(f"flows.{name}.{name}" for name in ("bakeoff", "grade", "predict", "contend", "retrain", "rollback"))
 
 
 def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: httpx.Client, root: Path, tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def test_one_command_starts_everything_again_changes_nothing_and_one_command_sto
             assert client.get("/ui-settings").raise_for_status().json()["api_url"] == "/api"
             deployment = client.get("/api/deployments/name/bakeoff/cpu").raise_for_status().json()
             assert deployment["parameters"]["config"]["name"] == "mine"
-            assert not deployment["schedules"][0]["active"]
+            nightly = client.get("/api/deployments/name/retrain/cpu").raise_for_status().json()["schedules"]
+            assert [schedule["active"] for schedule in nightly] == [False]
         again = command(*words)
         assert again.returncode == 0, again.stderr
         assert {name: each["pid"] for name, each in states(home).items()} == before

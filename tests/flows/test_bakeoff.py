@@ -183,7 +183,7 @@ def test_hybrids_follow_their_parts_and_routing_pays_for_nothing_again(
     assert "data:image/svg+xml;base64," in filtered[0]["data"]
     report = home / "workspace" / "runs" / verdict["run_id"] / "report.html"
     linked = api.post("/artifacts/filter", json={"artifacts": {"key": {"any_": ["report-whole"]}}}).json()
-    assert report.as_uri() in [artifact["data"].split("](")[1].rstrip(")") for artifact in linked]
+    assert any(str(report) in artifact["data"] for artifact in linked)
     assert "what it is told" in report.read_text()
     requests = len(loopback.requests)
     again_run = finish(start(home, f"hybrids=[{{name: routed, tuned: tiny, prompt: asked}}, {told}]"))
