@@ -150,13 +150,14 @@ def declared_for(
     from prefect.types.entrypoint import EntrypointType
 
     refuse_unknown(pool)
+    told = (flow.description or "").partition("\n\nArgs:")[0]  # the form itself tells of the parameters
     meets = ConcurrencyLimitStrategy.CANCEL_NEW if schedules else ConcurrencyLimitStrategy.ENQUEUE
     return RunnerDeployment.from_flow(
         flow,
         name=pool,
         work_pool_name=pool,
         entrypoint_type=EntrypointType.MODULE_PATH,
-        description=f"{flow.description}\n\nRuns on the pool `{pool}`: {POOLS[pool]}",
+        description=f"{told}\n\nRuns on the pool `{pool}`: {POOLS[pool]}",
         tags=TAGS,
         version=version("bakeoff"),
         parameters=parameters,

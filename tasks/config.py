@@ -243,7 +243,7 @@ class Prompt(Part):
     """One prompted contender."""
 
     name: Name
-    """Its name in the tables."""
+    """Its name in the tables: lower-case letters, digits, `-` and `_`."""
     endpoint: Name = "local"
     """Which of the operator's endpoints answers, by its name; keys and addresses stay with the operator."""
     techniques: list[Technique] = Field(default=[Technique.ZERO_SHOT], min_length=1)
@@ -401,7 +401,7 @@ class Tuned(Part):
     """One fine-tuned contender."""
 
     name: Name
-    """Its name in the tables."""
+    """Its name in the tables: lower-case letters, digits, `-` and `_`."""
     base: str = Field("sentence-transformers/all-MiniLM-L6-v2", min_length=1, max_length=256)
     """The base model: a Hub id, or a folder in an allowed root."""
     revision: str = ""
@@ -568,7 +568,7 @@ class Hybrid(Part):
     """One contender of two: a tuned model and a prompt of this bake-off."""
 
     name: Name
-    """Its name in the tables."""
+    """Its name in the tables: lower-case letters, digits, `-` and `_`."""
     tuned: Name
     """The name of the tuned contender."""
     prompt: Name
@@ -751,7 +751,8 @@ class BakeoffConfig(Part):
     """One bake-off. Only `dataset` is required."""
 
     name: str = Field("", pattern=r"^([a-z0-9][a-z0-9_-]{0,63})?$")
-    """The bake-off's name; its champions are kept under it. Empty takes the config file's name, or the data set's."""
+    """The bake-off's name, of lower-case letters, digits, `-` and `_`; its champions are kept under it. Empty takes the
+    config file's name, or the data set's."""
     dataset: Annotated[Dataset, BeforeValidator(lambda value: {"source": value} if isinstance(value, str) else value)]
     """The labelled examples that every contender is measured on."""
     prompts: list[Prompt] = [Prompt(name="zero_shot"), Prompt(name="few_shot", techniques=[Technique.FEW_SHOT])]

@@ -104,12 +104,16 @@ def page_may_be_away() -> Iterator[None]:
 
 
 def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:
-    """A table on the run's page in Prefect, where there is anything to show."""
+    """A table on the run's page in Prefect, where there is anything to show: figures with the four digits that fit there."""
     from prefect.artifacts import create_table_artifact
 
     if rows:
         with page_may_be_away():
-            create_table_artifact(key=artifact_key(key), table=rows, description=description)
+            create_table_artifact(key=artifact_key(key), table=[_short(row) for row in rows], description=description)
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in row.items()}
 
 
 def show_markdown(key: str, markdown: str, description: str) -> None:

@@ -1,8 +1,10 @@
 """What every test shares: no network, one thread, a home of its own."""
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -45,6 +47,18 @@ def _new_endpoints() -> None:
     limits._pacers.clear()
 
 
+class Patient(httpx.Client):
+    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done."""
+
+    def send(self, *arguments: Any, **options: Any) -> httpx.Response:
+        for _ in range(20):
+            answer = super().send(*arguments, **options)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.5)
+        return answer
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
@@ -61,7 +75,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def api(server: str) -> Iterator[httpx.Client]:
     """A plain HTTP client of the server, as a script or the UI would be."""
-    with httpx.Client(base_url=server, timeout=60) as client:
+    with Patient(base_url=server, timeout=60) as client:
         yield client
 
 

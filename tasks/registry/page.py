@@ -2,12 +2,13 @@
 
 from tasks.records import Champion
 from tasks.registry.champion import ChampionVersion
-from tasks.verdict.text import escape, markdown_table
+from tasks.verdict.text import escape
 
 
-def markdown_publication(champion: Champion, name: str, store: str, reason: str) -> str:
+def markdown_publication(champion: Champion, previous: ChampionVersion | None, name: str, store: str, reason: str) -> str:
     """Of a champion that a run has just published."""
-    return _page(champion, name, store, [("because", reason)])
+    replaces = f"version {previous.version}, {previous.contender}" if previous else "nothing: it is the first"
+    return _page(champion, name, store, [("replaces", replaces), ("because", reason)])
 
 
 def markdown_rollback(now: ChampionVersion, store: str) -> str:
@@ -23,11 +24,12 @@ def markdown_rollback(now: ChampionVersion, store: str) -> str:
 
 
 def _page(champion: Champion, name: str, store: str, facts: list[tuple[str, str]]) -> str:
-    rows = [("store", store), ("contender", champion.contender), *facts, ("lies at", champion.uri)]
     return "\n\n".join(
         [
             f"# Champion of {escape(name)}: version {champion.version}, {escape(champion.contender)}",
-            markdown_table(["", ""], [[title, escape(text)] for title, text in rows]),
-            f"To go back to this version later: deployment `rollback`, with `to` {champion.version}.",
+            "\n".join(f"- **{title}** {escape(text)}" for title, text in facts),
+            f"It lies in store {escape(store)}:",
+            f"    {champion.uri}",  # as code, which scrolls: it is too long for a line
+            f"To come back to this version later: deployment `rollback`, with `to` {champion.version}.",
         ]
     )

@@ -49,7 +49,7 @@ def publish_winner(publication: Publication, places: Places, workspace: Workspac
     """Upload the winner, prove it by the round trip, make it champion, and say on the run's page which version it is."""
     published = publish(publication, places, workspace, cap)
     config, reason = publication.config, publication.verdict.reason
-    _show_champion(config.name, markdown_publication(published.champion, config.name, config.store, reason))
+    _show_champion(config.name, markdown_publication(published.champion, publication.previous, config.name, config.store, reason))
     return published
 
 

@@ -72,7 +72,7 @@ def money_cells(line: ContenderVerdict) -> list[str]:
         money.training_usd,
     )
     front = DASH if line.pareto is None else "yes" if line.pareto else ""
-    speed = f"{money.rows_per_second:.3g}" if money.rows_per_second else DASH
+    speed = _speed(money.rows_per_second) if money.rows_per_second else DASH
     return [line.name, *(or_dash(part, dollars) for part in parts), speed, front]
 
 
@@ -96,3 +96,8 @@ def _looks(looks: Looks) -> str:
     worn = "; test is worn: new labelled rows for it are due" if looks.worn else ""
     luck = f"had none been better, luck would have promoted one with a chance of up to {percent(looks.chance_of_luck)}"
     return f"{times}; {luck}{worn}"
+
+
+def _speed(rows: float) -> str:
+    """Three digits that count, never in powers of ten."""
+    return f"{rows:.3g}" if rows < 1000 else f"{float(f'{rows:.3g}'):,.0f}"

@@ -42,7 +42,9 @@ COLOURS = {Decision.PUBLISH: "green", Decision.KEEP_CHAMPION: "cyan", Decision.N
 WINNER, FINALIST = "★", "•"
 LEGEND = f"{WINNER} winner   {FINALIST} finalist of its arm, chosen on dev"
 LONG_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
-"""Shortened in the terminal alone, where it would break lines; `bakeoff champion show`, the Markdown and the JSON have it whole."""
+"""Shortened where it would break lines: `bakeoff champion show`, the champion's page in Prefect and the JSON have it whole."""
+
+SHORT = r"\1…"
 
 
 def verdict_of(
@@ -159,7 +161,7 @@ def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
     facts = [*_decided(verdict), *decision_facts(verdict), *prompt_facts(verdict), *_where(verdict, closer)]
     parts += [
         "## The rest",
-        "\n".join(f"- **{title}** {escape(text)}" for title, text in facts),
+        "\n".join(f"- **{title}** {escape(LONG_HASH.sub(SHORT, text))}" for title, text in facts),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -251,7 +253,7 @@ def _facts(verdict: Verdict, closer: Sequence[str], page: str) -> "RenderableTyp
         *(("failed", _failures(line)) for line in verdict.contenders if line.failures),
     ]
     for title, text in [*facts, *_where(verdict, closer), *([("report", page)] if page else [])]:
-        grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(r"\1…", plain(text))))
+        grid.add_row(Text(title, style="dim"), Text(LONG_HASH.sub(SHORT, plain(text))))
     return grid
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +46,12 @@ class Pages:
         return self.page.get_by_label(title, exact=True).nth(number)
 
     def submit(self) -> str:
-        """Send the form. Returns what the server says of it: the new run's id, or why there is none."""
-        with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as sent:
-            self.page.get_by_role("button", name="Submit").click()
+        """Send the form, again where SQLite was busy. Returns what the server says: the new run's id, or why there is none."""
+        for _ in range(20):
+            with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as sent:
+                self.page.get_by_role("button", name="Submit").click()
+            if sent.value.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                break
         answer: dict[str, Any] = sent.value.json()
         return str(answer.get("id") or answer["detail"])
 
@@ -61,7 +65,8 @@ class Pages:
     def open_artifact(self, key: str) -> None:
         """From a run's page; its newest artifact of that key."""
         self.page.get_by_text(key, exact=True).first.click()
-        self.page.wait_for_url("**/artifacts/**")
+        self.page.locator('a[href*="/artifacts/artifact/"]').first.click()
+        self.says("Show Raw Data")
 
     def says(self, *texts: str) -> None:
         """Waits until each of the texts stands somewhere in the window."""

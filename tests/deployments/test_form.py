@@ -4,7 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,13 +26,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAME = "by-form"
 TUNED = {"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.01, "epochs": 2, "max_tokens": 16}
+GATE = {"alpha": 0.5, "margin": 0.1}
+"""Few rows decide; the cheaper one of two that are about as good takes the place."""
 CONFIG: dict[str, Any] = {
     "name": "filled-in",
     "dataset": {"source": "rows.csv", "near_duplicates": 0},
     "trivial": ["majority"],
     "prompts": [{"name": "asked", "endpoint": "loopback"}],
     "tuned": [TUNED],
-    "gate": {"alpha": 0.5},  # of few rows
+    "gate": GATE,
 }
 
 
@@ -54,12 +57,20 @@ def artifacts(api: httpx.Client, run: str) -> dict[str, Any]:
     return {each["key"]: each["data"] for each in found}
 
 
+def eventually(there: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if there():
+            return
+        time.sleep(0.25)
+    pytest.fail("it did not come to be")
+
+
 def publish_first(api: httpx.Client) -> None:
-    """The champion's first version: the tuned model, which alone competed."""
-    alone = {**CONFIG, "name": NAME, "prompts": [], "tuned": [{**TUNED, "epochs": 3}]}
+    """The champion's first version: the prompt, which alone competed."""
+    alone = {**CONFIG, "name": NAME, "tuned": []}
     first = start(api, parameters={"config": alone}).raise_for_status().json()["id"]
     assert finish(api, first)["type"] == "COMPLETED", logs(api, first)
-    assert f"# Champion of {NAME.replace('-', chr(92) + '-')}: version 1, tiny" in artifacts(api, first)[f"champion-{NAME}"]
+    assert f"# Champion of {NAME.replace('-', chr(92) + '-')}: version 1, asked" in artifacts(api, first)[f"champion-{NAME}"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: `apt-get install chromium` brings one")
@@ -74,6 +85,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.look("deployment")
         ui.page.get_by_role("tab", name="Description").click()
         ui.says("Prompt a large model, or fine-tune a small one?", "Runs on the pool")
+        assert ui.page.get_by_text("Raises:").count() == 0
         ui.look("description")
 
         ui.open_form(bakeoff)
@@ -83,7 +95,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
             "Passes over train.",
             "Class weights (Optional)",
         )
-        ui.page.get_by_role("combobox", name="Method (Optional)").or_(ui.field("Method (Optional)")).first.click()
+        ui.page.get_by_role("button", name="Select Method").click()
         assert {each.inner_text() for each in ui.page.get_by_role("option").all()} >= {"lora", "head", "full"}
         ui.look("form-values-of-a-field")
         ui.page.keyboard.press("Escape")
@@ -91,7 +103,8 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         refused = ui.submit()
         assert "config.name" in refused
         assert "'Not A Name' does not match" in refused
-        ui.says("Validation failed for field 'config.name'")
+        ui.says("Validation failed for field 'config.name'", "'Not A Name' does not match")
+        ui.field("Name (Optional)").scroll_into_view_if_needed()
         ui.look("refused")
         ui.open_form(bakeoff)
         ui.field("Epochs (Optional)").fill("0")
@@ -108,13 +121,14 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         sent = api.get(f"/flow_runs/{run}").raise_for_status().json()["parameters"]["config"]
         assert (sent["name"], sent["tuned"][0]["epochs"], sent["gate"]["approval"]) == (NAME, 3, True)
 
+        eventually(lambda: "progress-train-tiny" in artifacts(api, run))
         ui.open_run(run, tab="Artifacts")
-        ui.says("progress-ask-m-zero-shot")
+        ui.says("progress-train-tiny")
         ui.look("progress")
         until(api, run, "Paused")
         ui.open_run(run)
         word = ui.resume()
-        ui.says(f"May asked become champion of {NAME}?")
+        ui.says(f"May tiny become champion of {NAME}?")
         word.get_by_label("Publish (Optional)").click()
         word.get_by_label("Your name (Optional)").fill("Ada")
         word.get_by_label("Note (Optional)").fill("It reads well.")
@@ -127,9 +141,9 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
             ui.says(f"{key}-{NAME}")
         ui.look("artifacts", whole=True)
         ui.open_artifact(f"verdict-{NAME}")
-        ui.says("PUBLISHED: asked", "Ada: It reads well.")
+        ui.says("PUBLISHED: tiny", "Ada: It reads well.")
         ui.look("verdict", whole=True)
-        for key, said in (("contenders", "macro-F1"), ("report", "bakeoff report"), ("champion", "version 2, asked")):
+        for key, said in (("contenders", "macro-F1"), ("report", "bakeoff report"), ("champion", "version 2, tiny")):
             ui.open_run(run, tab="Artifacts")
             ui.open_artifact(f"{key}-{NAME}")
             ui.says(said)
@@ -138,14 +152,14 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.open_form(rollback)
         ui.field("name").fill(NAME)
         ui.field("to").fill("1")
-        ui.field("reason").fill("The prompt is too slow.")
+        ui.field("reason").fill("It reads irony wrong.")
         ui.field("by (Optional)").fill("Ada")
         ui.look("rollback-form", whole=True)
         taken_back = ui.submit()
         assert finish(api, taken_back)["type"] == "COMPLETED", logs(api, taken_back)
         ui.open_run(taken_back, tab="Artifacts")
         ui.open_artifact(f"champion-{NAME}")
-        ui.says("version 3, tiny", "taken back to version 1", "The prompt is too slow.", "Ada (")
+        ui.says("version 3, asked", "taken back to version 1", "It reads irony wrong.", "Ada (")
         ui.look("champion-after-rollback", whole=True)
 
     again = api.post(f"/deployments/{rollback}/create_flow_run", json={"parameters": {"name": NAME, "to": 9, "reason": "?"}})
@@ -175,7 +189,7 @@ def answer(api: httpx.Client, run: str, **word: Any) -> None:
 def test_a_run_whose_worker_stops_while_it_waits_asks_again_on_the_next_one_and_a_no_publishes_nothing(
     registered: None, server: str, api: httpx.Client, home: Path, readable: Path, settings_file: Path, tmp_path: Path
 ) -> None:
-    asking = {**CONFIG, "name": "held", "tuned": [], "gate": {"alpha": 0.5, "approval": True}}
+    asking = {**CONFIG, "name": "held", "tuned": [], "gate": {**GATE, "approval": True}}
     body = {"parameters": {"config": asking}}
     run = api.post(f"/deployments/{deployment(api, 'bakeoff/gpu')}/create_flow_run", json=body).raise_for_status().json()["id"]
     around = server, home, readable, settings_file, tmp_path
