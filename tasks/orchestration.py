@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, ParamSpec, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import httpx
@@ -293,7 +293,7 @@ def _pause(form: type[Form], seconds: float, key: str, silence: dict[str, Any]) 
             wait_for_input=form,
             timeout=math.ceil(seconds) + PAUSE_GRACE_S,
             poll_interval=PAUSE_POLL_S,
-            key=f"{key}-{flow_run.run_count}",  # a key that was used once does not pause a run again
+            key=f"{key}-{uuid4()}",  # a key that was used once, by an earlier process of this run, would not pause it again
         )
     finally:
         given.set()

