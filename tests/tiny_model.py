@@ -17,28 +17,28 @@ LABELS = ["negative", "positive"]
 SIZES = {"train": 96, "dev": 32, "test": 40}
 
 
-def examples(split: str, rows: int) -> list[Example]:
-    """Sentences with two telling words, of 4 to 12 words, labels in turn."""
+def examples(split: str, rows: int, filler: tuple[int, int] = (2, 10)) -> list[Example]:
+    """Sentences with two telling words among so many that do not tell (at least, at most), labels in turn."""
     rng = random.Random(split)
     made = []
     for row in range(1, rows + 1):
         label = LABELS[row % 2]
-        words = rng.sample(GOOD if label == "positive" else BAD, 2) + rng.choices(FILLER, k=rng.randint(2, 10))
+        words = rng.sample(GOOD if label == "positive" else BAD, 2) + rng.choices(FILLER, k=rng.randint(*filler))
         rng.shuffle(words)
         text = " ".join(words)
         made.append(Example(example=digest([split, row, text]), row=row, inputs={"text": text}, label=label))
     return made
 
 
-def make_dataset(folder: Path) -> DatasetRecord:
+def make_dataset(folder: Path, filler: tuple[int, int] = (2, 10)) -> DatasetRecord:
     """The three splits, as the Load stage would leave them."""
     folder.mkdir(parents=True)
-    splits = {split: examples(split, rows) for split, rows in SIZES.items()}
+    splits = {split: examples(split, rows, filler) for split, rows in SIZES.items()}
     for split, rows in splits.items():
         write_examples(folder / f"{split}.parquet", rows)
     counts = {split: {label: sum(row.label == label for row in rows) for label in LABELS} for split, rows in splits.items()}
     return DatasetRecord(
-        fingerprint=digest(["tiny", SIZES]),
+        fingerprint=digest(["tiny", SIZES, filler]),
         folder=folder,
         source="tiny",
         revision="1",

@@ -11,6 +11,8 @@ TOKENS_A_BATCH = {"cuda": 65_536, "mps": 16_384, "cpu": 4_096}
 """How many tokens, padding included, an evaluation batch holds, by device."""
 LOOKED_AT_TOGETHER = 50
 """Batches whose rows are sorted together: enough for little padding, few enough that the order stays random."""
+MEMORY_WORDS = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory object")
+"""How torch, CUDA and oneDNN (which does not say what it lacked) tell that memory ran out."""
 
 
 class LikeLengths:
@@ -132,7 +134,7 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    return isinstance(error, RuntimeError) and any(words in text for words in MEMORY_WORDS)
 
 
 def _forward(model: Any, ids: Sequence[Sequence[int]], pad_id: int) -> Any:

@@ -149,11 +149,12 @@ def _within_memory(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            said = str(error).partition("\n")[0]
         _free_memory()  # outside the `except`, which would hold on to the failed step's tensors
         if micro == 1:
             raise TrainingError(
                 f"training {job.tuned.name!r}: not even one row at once fits the memory of {device.name}; "
-                f"lower max_tokens ({job.tuned.max_tokens}), or choose a smaller base than {job.base.id}"
+                f"lower max_tokens ({job.tuned.max_tokens}), or choose a smaller base than {job.base.id} (torch said: {said})"
             )
         fewer = max(rows for rows in range(1, micro // 2 + 1) if part % rows == 0)
         message = f"memory ran out with {micro} rows at once: now {fewer} at once, {part // fewer} parts to a step of {part} rows"

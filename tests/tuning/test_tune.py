@@ -19,7 +19,7 @@ from tasks.records import Arm, DatasetRecord, TokensRecord
 from tasks.settings import load_settings
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace, file_sha256
-from tests.tiny_model import LABELS, make_base, make_tokens
+from tests.tiny_model import LABELS, make_base, make_dataset, make_tokens
 
 RECIPE = Tuned(name="tiny", learning_rate=0.01, epochs=6, batch_size=8, dropout=0.1, seed=44)
 
@@ -133,14 +133,12 @@ print(json.dumps(train(asked)["training"]))
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits address space as Linux does")
-def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
-    dataset: DatasetRecord, tmp_path: Path, home: Path
-) -> None:
-    base = make_base(tmp_path / "wide", hidden_dim=65_536)
-    tokens = make_tokens(tmp_path / "tokens", base, dataset)
+def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(tmp_path: Path, home: Path) -> None:
+    base = make_base(tmp_path / "wide", hidden_dim=4096)
+    tokens = make_tokens(tmp_path / "tokens", base, make_dataset(tmp_path / "long", filler=(300, 400)))
     recipe = Tuned(name="wide", targets=["q_lin"], epochs=1, batch_size=64)
     asked = job(recipe, tokens, base, home)
-    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(550 * 2**20)]
+    command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(200 * 2**20)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads(done.stdout.splitlines()[-1])
