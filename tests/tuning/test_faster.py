@@ -67,6 +67,45 @@ def test_the_packaged_base_is_sped_up_and_answers_the_same() -> None:
     torch.testing.assert_close(gradients(fast, rows), gradients(plain, rows), rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_in_bfloat16_attention_says_the_same_and_its_gradients_are_nearer_to_float32s_than_torchs_own(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = make_base(tmp_path, kind)
+    ours = []
+    kernel = faster._Attention.apply
+    monkeypatch.setattr(faster._Attention, "apply", lambda *given: ours.append(given) or kernel(*given))
+    plain, fast = make_models(base)
+    exact = gradients(make_models(base)[0], ROWS)
+    assert not ours, "float32 goes torch's way"
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = [model.eval()(**pad(ROWS, 0)).logits for model in (plain, fast)]
+        found = [gradients(model, ROWS) for model in (plain, fast)]
+    assert ours
+    torch.testing.assert_close(logits[0], logits[1], rtol=0, atol=0.02)  # the last layer adds in another order
+    off = [{name: float((each[name] - exact[name]).norm() / exact[name].norm()) for name in exact} for each in found]
+    for name in exact:
+        assert off[1][name] < 0.2, name  # a model of random weights has small gradients in its last layer
+    inner = [name for name in exact if ".0." in name]  # gradients that came through attention
+    assert sum(off[1][name] for name in inner) < sum(off[0][name] for name in inner)
+
+
+def test_attention_that_looks_back_only_or_has_a_bias_goes_the_librarys_way() -> None:
+    class Module:
+        is_causal = True
+
+    query, key, value = (torch.randn(1, 2, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    expected, _ = faster.sdpa_attention_forward(Module(), query, key, value, None)
+    assert torch.equal(faster.attend(Module(), query, key, value)[0], expected)
+    Module.is_causal = False
+    whole, _ = faster.attend(Module(), query, key, value)
+    assert not torch.equal(whole, expected)
+    torch.testing.assert_close(whole, faster.sdpa_attention_forward(Module(), query, key, value, None)[0])
+    bias = torch.randn(1, 2, 5, 5, dtype=torch.bfloat16)
+    biased, _ = faster.attend(Module(), query, key, value, None, position_bias=bias)
+    torch.testing.assert_close(biased, faster.sdpa_attention_forward(Module(), query, key, value, None, position_bias=bias)[0])
+
+
 def test_an_architecture_that_is_not_known_stays_as_it_was(tmp_path: Path) -> None:
     base = make_base(tmp_path, "gpt2")
     assert not read_first_token_alone(load_base(base.path, LABELS, 0, 0))
