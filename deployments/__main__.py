@@ -136,7 +136,7 @@ def status() -> None:
         ui, programs = status()
     for name, how in programs.items():
         click.echo(f"{name:22} {how}")
-    click.echo(f"{'UI':22} {ui}" if ui else "nothing is running: make up")
+    click.echo(f"{'UI':22} {ui}" if ui else "make up ends these first" if programs else "nothing is running: make up")
     sys.exit(0 if ui else 1)
 
 

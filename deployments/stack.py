@@ -5,15 +5,19 @@
     <home>/up/server.log, services.log, …       what the programs print, 20 MB each at most, and one older file
     <home>/prefect/                             the server's database and leases
 
-The workers are stopped first, then what they use, the server last: each has its time to end well.
+The workers are stopped first, then what they use, the server last: each has its time to end well. A supervisor that is stopping is
+waited for, and what one left running that was killed is ended, before another one starts: two servers would share one database.
 """
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from configparser import RawConfigParser
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
@@ -22,12 +26,15 @@ from tempfile import gettempdir
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy
 
+import psutil
+
 from tasks.child import GRACE_S
 from tasks.errors import MissingPart
 
 LONGEST_SOCKET = 100
 """Bytes of a Unix socket's path that every system takes."""
-STOP_S = 120.0
+SLACK_S = 30.0
+"""What stopping may take beyond the times that the programs have, which are stopped one after another."""
 DEAD = ("FATAL", "EXITED", "STOPPED", "UNKNOWN")
 """What supervisor calls programs that it does not start by itself."""
 SERVER = {
@@ -95,15 +102,22 @@ class Stack:
         """Start the supervisor, which starts the programs and goes on by itself.
 
         Raises:
-            MissingPart: supervisor is not installed, or it does not start.
+            MissingPart: supervisor is not installed, or it does not start, or an earlier one or its programs live (`settle` first).
         """
         if not find_spec("supervisor"):
             raise MissingPart("`make up` needs supervisor, which is not installed: run `make setup`, or pip install 'bakeoff[up]'")
+        supervisor = supervisor_of(self.home)
+        living = [supervisor.pid] if supervisor else [process.pid for _, process in left_over(self.home)]
+        if living:
+            raise MissingPart(
+                f"what was started for this home is still stopping or was left over (processes {', '.join(map(str, living))}):"
+                " `make down`, then try again"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         socket_of(self.home).unlink(missing_ok=True)  # of one that was killed
-        (self.folder / "supervisord.conf").write_text(configuration(self))
-        command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(self.folder / "supervisord.conf")]
+        conf_of(self.home).write_text(configuration(self))
+        command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(conf_of(self.home))]
         started = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         deadline = time.monotonic() + 10
         while started.returncode == 0 and not states(self.home) and time.monotonic() < deadline:
@@ -119,7 +133,7 @@ def configuration(stack: Stack) -> str:
         "supervisord": {"logfile": folder / "supervisord.log", "pidfile": folder / "supervisord.pid", "directory": folder},
         "unix_http_server": {"file": socket, "chmod": "0700"},
         "rpcinterface:supervisor": {"supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"},
-        "supervisorctl": {"serverurl": f"unix://{socket}"},
+        "supervisorctl": {"serverurl": _url(stack.home)},
     }
     for program in stack.programs():
         parts[f"program:{program.name}"] = {
@@ -141,7 +155,8 @@ def configuration(stack: Stack) -> str:
 
 
 def states(home: Path) -> dict[str, dict[str, Any]]:
-    """How each program is (`statename`, `description`, `pid`), by name; empty where no supervisor runs for this home."""
+    """How each program is (`statename`, `description`, `pid`), by name; empty where no supervisor runs for this home, and where one
+    is stopping, which tells nothing more."""
     try:
         return {each["name"]: each for each in _supervisor(home).getAllProcessInfo()}
     except (OSError, Fault):
@@ -162,15 +177,83 @@ def stop(home: Path) -> bool:
     Raises:
         MissingPart: the supervisor does not end.
     """
-    if not states(home):
-        return False
-    _supervisor(home).shutdown()
-    deadline = time.monotonic() + STOP_S
-    while (home / "up" / "supervisord.pid").exists() or socket_of(home).exists():
+    ran = bool(states(home))
+    if ran:
+        with suppress(OSError, Fault):  # somebody else has just stopped it
+            _supervisor(home).shutdown()
+    return settle(home) or ran
+
+
+def settle(home: Path) -> bool:
+    """Wait for a supervisor that is stopping, and end the programs of one that was killed; whether there was either.
+
+    Raises:
+        MissingPart: the supervisor does not end.
+    """
+    stopping, deadline = None, time.monotonic() + _stop_s(home)
+    while (alive := supervisor_of(home)) and not states(home):
+        stopping = alive
         if time.monotonic() > deadline:
-            raise MissingPart(f"the supervisor does not end within {STOP_S:.0f} s; its log: {home / 'up' / 'supervisord.log'}")
+            log = home / "up" / "supervisord.log"
+            raise MissingPart(f"the supervisor (process {alive.pid}) does not end within {_stop_s(home):.0f} s; its log: {log}")
         time.sleep(0.1)
-    return True
+    left = [] if alive else left_over(home)
+    _end(home, left)
+    return bool(stopping or left)
+
+
+def supervisor_of(home: Path) -> psutil.Process | None:
+    """The supervisor of this home, as long as its process lives, also while it stops."""
+    with suppress(OSError, ValueError, psutil.Error):
+        process = psutil.Process(int((home / "up" / "supervisord.pid").read_text()))
+        if str(conf_of(home)) in process.cmdline():  # else the number is another one's by now
+            return process
+    return None
+
+
+def left_over(home: Path) -> list[tuple[str, psutil.Process]]:
+    """The programs that outlived the supervisor of this home, which was killed, with their names; the first to stop first."""
+    if supervisor_of(home):
+        return []
+    programs, found = _written(home), []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            environment = process.environ() if process.uids().real == os.getuid() else {}
+            name = environment.get("SUPERVISOR_PROCESS_NAME", "")
+            ours = environment.get("SUPERVISOR_SERVER_URL") == _url(home) and name in programs
+            if ours and process.cmdline()[1:] == shlex.split(programs[name]["command"])[1:]:  # what they started, they end
+                found.append((name, process))
+    return sorted(found, key=lambda each: -int(programs[each[0]]["priority"]))
+
+
+def _end(home: Path, left: Iterable[tuple[str, psutil.Process]]) -> None:
+    """End programs one after another, each in its time."""
+    for name, process in left:
+        with suppress(psutil.Error, ProcessLookupError):
+            process.terminate()
+            deadline = time.monotonic() + int(_written(home)[name]["stopwaitsecs"])
+            while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                if time.monotonic() > deadline:
+                    os.killpg(process.pid, signal.SIGKILL)  # as the supervisor does, which gave each a group of its own
+                time.sleep(0.1)
+
+
+def conf_of(home: Path) -> Path:
+    """The supervisor's configuration."""
+    return home / "up" / "supervisord.conf"
+
+
+def _written(home: Path) -> dict[str, Mapping[str, str]]:
+    """The programs that the last supervisor of this home was started with, by name."""
+    read = RawConfigParser()
+    read.read(conf_of(home))
+    sections = {name.removeprefix("program:"): dict(read[name]) for name in read.sections() if name.startswith("program:")}
+    return {name: {key: value.replace("%%", "%") for key, value in values.items()} for name, values in sections.items()}
+
+
+def _stop_s(home: Path) -> float:
+    """So long a supervisor may take to stop."""
+    return sum(int(program["stopwaitsecs"]) for program in _written(home).values()) + SLACK_S
 
 
 def log_end(home: Path, program: str, lines: int = 5) -> str:
@@ -191,8 +274,12 @@ def socket_of(home: Path) -> Path:
 def _supervisor(home: Path) -> Any:
     from supervisor.xmlrpc import SupervisorTransport
 
-    transport = SupervisorTransport(None, None, f"unix://{socket_of(home)}")
-    return ServerProxy("http://127.0.0.1", transport=transport).supervisor
+    return ServerProxy("http://127.0.0.1", transport=SupervisorTransport(None, None, _url(home))).supervisor
+
+
+def _url(home: Path) -> str:
+    """The supervisor's address, which its programs have in their environment."""
+    return f"unix://{socket_of(home)}"
 
 
 def _section(name: str, values: Mapping[str, Any]) -> str:

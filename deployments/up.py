@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deployments.stack import DEAD, Stack, log_end, start_dead, states, stop
+from deployments.stack import DEAD, Stack, left_over, log_end, settle, start_dead, states, stop, supervisor_of
 from services.keeper import wait_until_stopped
 from tasks.config import BakeoffConfig
 from tasks.device import accelerators
@@ -48,6 +48,11 @@ def up(wish: Wish, port: int | None = None) -> Stack:
     settings.check_home()
     home, began, since = settings.home.resolve(), time.monotonic(), ""
     pools = pools_here()
+    if supervisor_of(home) and not states(home):
+        logger.info("what ran for this home is still stopping: waiting for its end")
+    elif left := left_over(home):
+        logger.info("the supervisor was killed; what it left is ended first: %s", ", ".join(name for name, _ in left))
+    settle(home)
     if states(home):
         stack = Stack(home, _last_port(home) or PORT, pools)
         if port not in (None, stack.port):
@@ -88,6 +93,10 @@ def status() -> tuple[str | None, dict[str, str]]:
     """The UI's address, where it runs, and a line about each program."""
     home = load_settings().home.resolve()
     told = {name: f"{each['statename'].lower()}  {each['description']}" for name, each in states(home).items()}
+    if not told and (stopping := supervisor_of(home)):
+        return None, {"supervisor": f"stopping  pid {stopping.pid}"}
+    if not told:
+        return None, {name: f"left over  pid {process.pid}" for name, process in left_over(home)}
     return (f"http://127.0.0.1:{_last_port(home)}" if told else None), told
 
 

@@ -5,7 +5,9 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -13,10 +15,23 @@ import psutil
 import pytest
 import yaml
 
-from deployments.stack import Stack, configuration, socket_of, states
+from deployments import stack as stacks
+from deployments.stack import Program, Stack, configuration, left_over, settle, socket_of, states, stop, supervisor_of
 from deployments.up import pools_here
+from tasks.errors import MissingPart
 from tests.live import environment
 
+SLOW_TO_STOP = """
+import pathlib, signal, sys, time
+folder, name = pathlib.Path(sys.argv[0]).parent, sys.argv[1]
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(1))
+(folder / f"{name}.ready").touch()
+while not told or not (folder / "go").exists():
+    time.sleep(0.02)
+with (folder / "ended").open("a") as log:
+    log.write(name + " ")
+"""
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -29,6 +44,35 @@ def command(root: Path, tmp_path: Path) -> Command:
         return subprocess.run([sys.executable, "-m", "deployments", *words], env=env, cwd=root, capture_output=True, text=True)
 
     return run
+
+
+class Small(Stack):
+    """Two programs that end when they are told to and a file `go` is there, and say in which order."""
+
+    def programs(self) -> list[Program]:
+        command = (sys.executable, "-P", str(self.home / "slow.py"))
+        return [Program("server", (*command, "server"), 10, 30), Program("worker-cpu", (*command, "worker-cpu"), 30, 30)]
+
+    def begin(self) -> list[int]:
+        """Start them; the process ids, once all of them listen."""
+        self.start()
+        until(lambda: all((self.home / f"{program.name}.ready").exists() for program in self.programs()))
+        return [each["pid"] for each in states(self.home).values()]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Small]:
+    (tmp_path / "slow.py").write_text(SLOW_TO_STOP)
+    yield Small(tmp_path, 4200, ("cpu",))
+    (tmp_path / "go").touch()
+    stop(tmp_path)
+
+
+def until(there: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not there():
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(0.02)
 
 
 def free_port() -> int:
@@ -68,6 +112,48 @@ def test_one_command_starts_everything_again_changes_nothing_and_one_command_sto
     assert not any(psutil.pid_exists(pid) for pid in before.values())
     assert (home / "prefect" / "prefect.db").stat().st_size > 0
     assert (command("down").stdout, command("status").returncode) == ("nothing was running\n", 1)
+
+
+def test_a_supervisor_that_is_stopping_is_waited_for_before_another_one_starts(small: Small) -> None:
+    first, supervisor = small.begin(), supervisor_of(small.home)
+    stacks._supervisor(small.home).shutdown()
+    assert states(small.home) == {}
+    with pytest.raises(MissingPart, match=f"still stopping.*{supervisor.pid if supervisor else '?'}.*make down"):
+        small.start()
+    assert socket_of(small.home).exists()  # the one that stops keeps its own
+    threading.Timer(0.2, (small.home / "go").touch).start()
+    assert settle(small.home)
+    assert (supervisor_of(small.home), [pid for pid in first if alive(pid)]) == (None, [])
+    assert set(small.begin()).isdisjoint(first)
+
+
+def test_what_a_killed_supervisor_left_running_is_ended_workers_first_before_another_one_starts(small: Small) -> None:
+    first, supervisor = small.begin(), supervisor_of(small.home)
+    assert supervisor
+    supervisor.kill()
+    until(lambda: supervisor_of(small.home) is None)
+    assert [name for name, _ in left_over(small.home)] == ["worker-cpu", "server"]
+    with pytest.raises(MissingPart, match=str(first[0])):
+        small.start()
+    (small.home / "go").touch()
+    assert stop(small.home)
+    assert (small.home / "ended").read_text().split() == ["worker-cpu", "server"]
+    assert (left_over(small.home), [pid for pid in first if alive(pid)]) == ([], [])
+    assert not stop(small.home)
+
+
+def test_stopping_has_the_time_of_all_programs_one_after_another(tmp_path: Path) -> None:
+    stack = Stack(tmp_path, 4200, ("gpu", "cpu"))
+    stack.folder.mkdir()
+    stacks.conf_of(tmp_path).write_text(configuration(stack))
+    assert stacks._stop_s(tmp_path) > sum(program.stop_s for program in stack.programs())
+
+
+def alive(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_port_that_was_asked_for_and_is_taken_is_refused_before_anything_starts(
