@@ -65,7 +65,7 @@ down: setup ## Stop what `make up` started; runs go on at the next one
 status: setup ## How what `make up` started is
 	@$(HOME_HERE) $(BIN)/python -m deployments status
 
-deploy: setup ## Register the flow on the work pools of a running Prefect server
+deploy: setup ## Register the flows on the work pools of a running Prefect server
 	@$(BIN)/python -m deployments
 
 POOL ?= cpu

@@ -96,8 +96,8 @@ def main(
         chosen = dict(_pair(each) for each in types)
         registered = register(load_config(config), active, timezone, chosen, image, notify)
     for name in registered.names:
-        flow, _, pool = name.rpartition("/")
-        click.echo(f"{name}  nightly: {'on' if pool in nightly else 'off'}" if flow == "retrain" else name)
+        pool = name.removeprefix("retrain/").removesuffix("-nightly")
+        click.echo(f"{name}: {'on' if pool in nightly else 'off'}" if name.endswith("-nightly") else name)
     for name in registered.stale:
         click.echo(f"stale: {name} is declared no more; if nobody needs it: prefect deployment delete {name}")
     click.echo("Start a worker on each machine: make worker POOL=cpu   (or gpu, apple-silicon)")

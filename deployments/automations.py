@@ -26,6 +26,8 @@ STUCK = timedelta(minutes=15)
 """A run that a worker took, and that did not begin for so long, was lost with the worker; nodes and images have come by then."""
 WANTED = "bakeoff.retrain.wanted"
 """An event by which anybody who reaches the server has a bake-off run again."""
+LONGEST = 2_000
+"""Characters of a reason that the flow takes; a longer one is cut, rather than have its run refused."""
 TRIES = 3
 """So often a run is begun, the first time included."""
 ONCE = timedelta(seconds=5)
@@ -122,7 +124,7 @@ def wanted(name: str, deployment: UUID) -> "AutomationCore":
     from prefect.events.actions import RunDeployment
     from prefect.events.schemas.automations import EventTrigger, Posture
 
-    because = "{{ event.payload.because or 'an event asked for it' }}"
+    because = "{{ (event.payload.because or 'an event asked for it')|string|truncate(" + f"{LONGEST}" + ", true, '…', 0) }}"
     return _automation(
         "an event starts a retrain",
         f"The event {WANTED} about bakeoff.config.{name} runs the bake-off, for the reason that it gives.",

@@ -2,10 +2,11 @@
 
 A deployment does one run at a time. Where it has a schedule, a run that meets another one is cancelled: so a night that takes too
 long does not meet the next one, and of those that were missed one is made up for. Where it has none, a run waits: somebody asked.
+So what is scheduled has a deployment of its own, `retrain/<pool>-nightly`.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 NIGHTLY = "0 2 * * *"
 SLUG = "nightly"
-"""Names the schedule, so that registering again changes it and leaves other schedules alone."""
+"""Names the schedule, so that registering again changes it and leaves other schedules alone, and the deployments that have it."""
 TAGS = [TAG]
 
 
@@ -40,28 +41,15 @@ class Registered:
     """Deployments of ours that are declared no more: of a flow that was renamed or removed."""
 
 
-def declare(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
-    """The deployment of the main job on one work pool, named after the pool. It has no schedule: whoever runs it wants it run.
+def declare(pool: str, config: BakeoffConfig, nightly: bool = False, timezone: str = "UTC") -> "list[RunnerDeployment]":
+    """The deployments of one work pool, named after it: a flow each that whoever runs it wants run, and the one that runs the main job
+    every night where there is a reason.
 
-    Workers import the flow by its module path, so the project must be installed where they run.
-
-    Args:
-        config: the default parameters.
-
-    Raises:
-        BadConfig: there is no such pool.
-    """
-    from flows.bakeoff import bakeoff
-
-    return declared_for(bakeoff, pool, _defaults(config), [])
-
-
-def declare_retraining(pool: str, config: BakeoffConfig, nightly: bool, timezone: str = "UTC") -> "RunnerDeployment":
-    """The deployment of the flow that runs the main job where there is a reason, on one work pool, named after the pool.
+    Workers import the flows by their module path, so the project must be installed where they run.
 
     Args:
-        config: the default of the parameter `config`.
-        nightly: whether the schedule, which every such deployment has, is active.
+        config: the default parameters; of `rollback`, its name and store.
+        nightly: whether the schedule is active.
         timezone: of the schedule; an IANA name.
 
     Raises:
@@ -69,73 +57,30 @@ def declare_retraining(pool: str, config: BakeoffConfig, nightly: bool, timezone
     """
     from prefect.schedules import Cron
 
-    from flows.retrain import retrain
-
-    schedule = Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)
-    return declared_for(retrain, pool, _defaults(config), [schedule])
-
-
-def declare_grading(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
-    """The deployment of the grading flow on one work pool, named after the pool. It has no schedule: whoever runs it names a file.
-
-    Args:
-        config: the default of the parameter `config`.
-
-    Raises:
-        BadConfig: there is no such pool.
-    """
-    from flows.grade import grade
-
-    return declared_for(grade, pool, _defaults(config), [])
-
-
-def declare_prediction(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
-    """The deployment of the prediction flow on one work pool, named after the pool; whoever runs it names files.
-
-    Args:
-        config: the default of the parameter `config`.
-
-    Raises:
-        BadConfig: there is no such pool.
-    """
-    from flows.predict import predict
-
-    return declared_for(predict, pool, _defaults(config), [])
-
-
-def declare_contending(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
-    """The deployment by which a bake-off has contenders made on a work pool, named after the pool. Its runs do not wait for each
-    other: each makes other contenders.
-
-    Args:
-        config: the default of the parameter `config`.
-
-    Raises:
-        BadConfig: there is no such pool.
-    """
+    from flows.bakeoff import bakeoff
     from flows.contend import contend
-
-    return declared_for(contend, pool, _defaults(config), [], one_at_a_time=False)
-
-
-def declare_rollback(pool: str, config: BakeoffConfig) -> "RunnerDeployment":
-    """The deployment by which a person takes a champion back, named after the pool.
-
-    Args:
-        config: its name and store are the defaults.
-
-    Raises:
-        BadConfig: there is no such pool.
-    """
+    from flows.grade import grade
+    from flows.predict import predict
+    from flows.retrain import retrain
     from flows.rollback import rollback
 
-    return declared_for(rollback, pool, {"name": config.name, "store": config.store}, [])
+    values = {"config": config.model_dump(mode="json")}
+    schedule = Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)
+    return [
+        declared_for(bakeoff, pool, values),
+        declared_for(retrain, pool, values),
+        declared_for(retrain, pool, values, [schedule]),
+        declared_for(grade, pool, values),
+        declared_for(predict, pool, values),
+        declared_for(contend, pool, values, one_at_a_time=False),  # each run makes other contenders of a bake-off
+        declared_for(rollback, pool, {"name": config.name, "store": config.store}),
+    ]
 
 
 def declared_for(
-    flow: "Flow[..., Any]", pool: str, parameters: dict[str, Any], schedules: list[Any], one_at_a_time: bool = True
+    flow: "Flow[..., Any]", pool: str, parameters: dict[str, Any], schedules: Sequence[Any] = (), one_at_a_time: bool = True
 ) -> "RunnerDeployment":
-    """The deployment of any flow on one work pool, named after the pool.
+    """The deployment of any flow on one work pool, named after the pool, and after the schedule where it has one.
 
     Args:
         parameters: the defaults.
@@ -154,7 +99,7 @@ def declared_for(
     meets = ConcurrencyLimitStrategy.CANCEL_NEW if schedules else ConcurrencyLimitStrategy.ENQUEUE
     return RunnerDeployment.from_flow(
         flow,
-        name=pool,
+        name=f"{pool}-{SLUG}" if schedules else pool,
         work_pool_name=pool,
         entrypoint_type=EntrypointType.MODULE_PATH,
         description=f"{told}\n\nRuns on the pool `{pool}`: {POOLS[pool]}",
@@ -162,7 +107,7 @@ def declared_for(
         version=version("bakeoff"),
         parameters=parameters,
         enforce_parameter_schema=True,
-        schedules=schedules,
+        schedules=list(schedules),
         concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=meets) if one_at_a_time else None,
     )
 
@@ -196,18 +141,14 @@ def register(
     kinds = types_of(types or {})
     for pool, kind in kinds.items():
         job_template(pool, kind, image)  # what is wrong is said before anything is changed
-    declared = [declare(pool, config) for pool in POOLS]
-    declared += [declare_retraining(pool, config, pool in nightly, timezone) for pool in POOLS]
-    declared += [declare_grading(pool, config) for pool in POOLS]
-    declared += [declare_prediction(pool, config) for pool in POOLS]
-    declared += [declare_contending(pool, config) for pool in POOLS]
-    declared += [declare_rollback(pool, config) for pool in POOLS]
+    declared = [each for pool in POOLS for each in declare(pool, config, pool in nightly, timezone)]
     try:
         with get_client(sync_client=True) as client:
             blocks = [find_block(client, name) for name in notify]
             for pool, kind in kinds.items():
                 apply_pool(client, pool, kind, image)
             ids = _apply(declared)
+            _unschedule(client, [ids[f"retrain/{pool}"] for pool in POOLS])
             wishing = wanted(config.name, ids[f"retrain/{next((pool for pool in POOLS if pool in nightly), 'cpu')}"])
             for automation in [*recovery(), wishing, *(notifications(blocks) if blocks else [])]:
                 apply_automation(client, automation)
@@ -227,6 +168,14 @@ def _apply(declared: "list[RunnerDeployment]") -> dict[str, UUID]:
         ids[deployment.full_name] = UUID(str(deployment.apply(version_info=release)))
         logger.info("deployment %s: registered", deployment.full_name)
     return ids
+
+
+def _unschedule(client: "SyncPrefectClient", ids: Collection[UUID]) -> None:
+    """Take our schedule from deployments that had it once, and are now for what somebody asks for; others' schedules stay."""
+    for each in ids:
+        for schedule in client.read_deployment_schedules(each):
+            if schedule.slug == SLUG:
+                client.delete_deployment_schedule(each, schedule.id)
 
 
 def _stale(client: "SyncPrefectClient", names: Collection[str]) -> list[str]:
@@ -255,10 +204,6 @@ def server_url() -> str:
             " such as http://127.0.0.1:4200/api"
         )
     return url
-
-
-def _defaults(config: BakeoffConfig) -> dict[str, Any]:
-    return {"config": config.model_dump(mode="json")}
 
 
 def _known(timezone: str) -> str:

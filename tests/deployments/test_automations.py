@@ -173,5 +173,5 @@ def test_a_block_that_is_not_there_is_refused_before_anything_is_changed(
 ) -> None:
     with temporary_settings({PREFECT_API_URL: server}), pytest.raises(BadConfig, match=said):
         register(CONFIG, nightly=["gpu"], notify=[name])
-    (schedule,) = api.get("/deployments/name/retrain/gpu").raise_for_status().json()["schedules"]
+    (schedule,) = api.get("/deployments/name/retrain/gpu-nightly").raise_for_status().json()["schedules"]
     assert not schedule["active"]

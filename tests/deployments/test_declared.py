@@ -4,68 +4,63 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
+from prefect.events.actions import RunDeployment
+from prefect.server.utilities.user_templates import render_user_template_sync
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
+from deployments.automations import LONGEST, wanted
 from deployments.pools import POOLS
-from deployments.register import declare, declare_contending, declare_grading, declare_prediction, declare_retraining, register
+from deployments.register import declare, register
 from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
 from tasks.orchestration import roots_of_run
 
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
 CONFIG = BakeoffConfig.model_validate({"dataset": "owner/name"})
 
 
+def declared(pool: str, flow: str, *, name: str = "", nightly: bool = False, timezone: str = "UTC") -> "RunnerDeployment":
+    """The deployment of a flow on a pool."""
+    found = {each.full_name: each for each in declare(pool, CONFIG, nightly, timezone)}
+    return found[f"{flow}/{name or pool}"]
+
+
+ASKED = {
+    "bakeoff": ({"config"}, set()),
+    "retrain": ({"config"}, {"because"}),
+    "grade": ({"config", "input_file", "output_file"}, None),
+    "predict": ({"config", "input_path", "output_path"}, None),
+    "contend": ({"config", "contenders"}, None),
+    "rollback": (None, None),
+}
+"""The parameters that a run must have and those that it may have, of each flow; None: not looked at."""
+
+
+@pytest.mark.parametrize("flow", ASKED)
 @pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
-def test_each_pool_has_a_deployment_of_its_name_that_workers_import_by_module_path(pool: str) -> None:
-    declared = declare(pool, CONFIG)
-    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.bakeoff.bakeoff")
-    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "bakeoff"
-    assert POOLS[pool] in str(declared.description)
-    assert declared.storage is None
-    assert declared.job_variables == {}
-
-
-@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
-def test_each_pool_grades_too_on_demand_alone(pool: str) -> None:
-    declared = declare_grading(pool, CONFIG)
-    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.grade.grade")
-    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "grade"
-    assert declared.schedules == []
-    assert declared.enforce_parameter_schema
-    assert set(declared._parameter_openapi_schema.required) == {"config", "input_file", "output_file"}
-    assert declared.concurrency_limit == 1
-
-
-@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
-def test_each_pool_predicts_too_on_demand_alone(pool: str) -> None:
-    declared = declare_prediction(pool, CONFIG)
-    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.predict.predict")
-    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "predict"
-    assert declared.schedules == []
-    assert set(declared._parameter_openapi_schema.required) == {"config", "input_path", "output_path"}
-    assert declared.concurrency_limit == 1
-
-
-@pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
-def test_each_pool_makes_contenders_of_bake_offs_that_fan_out_several_at_once(pool: str) -> None:
-    declared = declare_contending(pool, CONFIG)
-    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.contend.contend")
-    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "contend"
-    assert declared.schedules == []
-    assert set(declared._parameter_openapi_schema.required) == {"config", "contenders"}
-    assert declared.concurrency_limit is None
+def test_each_pool_has_a_deployment_of_each_flow_on_demand_that_workers_import_by_module_path(pool: str, flow: str) -> None:
+    found = declared(pool, flow)
+    assert (found.name, found.work_pool_name, found.entrypoint) == (pool, pool, f"flows.{flow}.{flow}")
+    assert import_object(str(found.entrypoint)).name == found.flow_name == flow
+    assert POOLS[pool] in str(found.description)
+    assert (found.storage, found.job_variables, found.schedules, found.enforce_parameter_schema) == (None, {}, [], True)
+    needed, may = ASKED[flow]
+    schema = found._parameter_openapi_schema
+    assert needed in (None, set(schema.required))
+    assert may is None or set(schema.properties) == {*schema.required, *may}
 
 
 @pytest.mark.parametrize("pool", ["gpu", "apple-silicon", "cpu"])
-def test_each_pool_retrains_too_and_may_be_told_why(pool: str) -> None:
-    declared = declare_retraining(pool, CONFIG, nightly=True)
-    assert (declared.name, declared.work_pool_name, declared.entrypoint) == (pool, pool, "flows.retrain.retrain")
-    assert import_object(str(declared.entrypoint)).name == declared.flow_name == "retrain"
-    assert set(declared._parameter_openapi_schema.properties) == {"config", "because"}
-    assert declared._parameter_openapi_schema.required == ["config"]
+def test_each_pool_has_one_deployment_with_a_schedule_the_nightly_retrain(pool: str) -> None:
+    scheduled = [each for each in declare(pool, CONFIG) if each.schedules]
+    assert [(each.full_name, each.work_pool_name) for each in scheduled] == [(f"retrain/{pool}-nightly", pool)]
 
 
 def test_there_are_the_three_pools_and_a_config_can_name_each_of_them() -> None:
@@ -75,31 +70,56 @@ def test_there_are_the_three_pools_and_a_config_can_name_each_of_them() -> None:
 
 @pytest.mark.parametrize("nightly", [True, False])
 def test_the_nightly_schedule_is_at_two_and_active_only_where_asked(nightly: bool) -> None:
-    (schedule,) = declare_retraining("cpu", CONFIG, nightly, "Europe/Berlin").schedules or []
+    found = declared("cpu", "retrain", name="cpu-nightly", nightly=nightly, timezone="Europe/Berlin")
+    (schedule,) = found.schedules or []
     assert (schedule.slug, schedule.active) == ("nightly", nightly)
     assert schedule.schedule.model_dump(include={"cron", "timezone"}) == {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
 
 
 def test_a_run_that_meets_another_one_is_cancelled_if_it_was_scheduled_and_waits_if_somebody_asked_for_it() -> None:
-    scheduled, asked = declare_retraining("cpu", CONFIG, nightly=False), declare("cpu", CONFIG)
-    for declared, meets in ((scheduled, "CANCEL_NEW"), (asked, "ENQUEUE")):
-        assert declared.concurrency_limit == 1
-        assert declared.concurrency_options is not None
-        assert declared.concurrency_options.collision_strategy.value == meets
+    meets = {
+        each.full_name: each.concurrency_options.collision_strategy.value if each.concurrency_options else ""
+        for each in declare("cpu", CONFIG)
+    }
+    assert meets == {
+        "bakeoff/cpu": "ENQUEUE",
+        "retrain/cpu": "ENQUEUE",
+        "retrain/cpu-nightly": "CANCEL_NEW",
+        "grade/cpu": "ENQUEUE",
+        "predict/cpu": "ENQUEUE",
+        "contend/cpu": "",  # they do not wait for each other
+        "rollback/cpu": "ENQUEUE",
+    }
+    assert {each.concurrency_limit for each in declare("cpu", CONFIG) if each.flow_name != "contend"} == {1}
+
+
+def test_a_reason_that_an_event_gives_is_cut_to_what_the_flow_takes() -> None:
+    assert declared("cpu", "retrain")._parameter_openapi_schema.properties["because"]["maxLength"] == LONGEST
+    (action,) = wanted("mine", uuid4()).actions
+    assert isinstance(action, RunDeployment)
+    assert action.parameters
+    template = action.parameters["because"]["template"]
+    said = {
+        because: render_user_template_sync(template, {"event": {"payload": {"because": because}}})
+        for because in ("new labels", 7, None, "x" * LONGEST, "y" * (LONGEST + 1))
+    }
+    assert [said[given] for given in ("new labels", 7, None)] == ["new labels", "7", "an event asked for it"]
+    assert said["x" * LONGEST] == "x" * LONGEST
+    assert said["y" * (LONGEST + 1)] == "y" * (LONGEST - 1) + "…"
 
 
 def test_every_shipped_config_gives_default_parameters_that_the_schema_knows(root: Path) -> None:
     for path in sorted((root / "configs").glob("*.yaml")):
         config = load_config(path)
-        declared = declare("cpu", config)
-        assert declared.enforce_parameter_schema
-        assert BakeoffConfig.model_validate(json.loads(json.dumps(declared.parameters["config"]))) == config
-        assert set(declared._parameter_openapi_schema.properties) == {"config"}
+        found = declare("cpu", config)[0]
+        assert found.enforce_parameter_schema
+        assert BakeoffConfig.model_validate(json.loads(json.dumps(found.parameters["config"]))) == config
+        assert set(found._parameter_openapi_schema.properties) == {"config"}
 
 
 def test_an_unknown_time_zone_or_pool_is_refused() -> None:
     with pytest.raises(BadConfig, match=r"no time zone 'Mars/Olympus'.*Europe/Berlin"):
-        declare_retraining("cpu", CONFIG, True, "Mars/Olympus")
+        declare("cpu", CONFIG, True, "Mars/Olympus")
     with pytest.raises(BadConfig, match="no work pool 'tpu': the pools are gpu, apple-silicon, cpu"):
         declare("tpu", CONFIG)
 

@@ -2,19 +2,17 @@
 
 import re
 from collections.abc import Iterator
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from deployments import register
+from deployments.register import declare
 from tasks.config import BakeoffConfig
 from tasks.errors import Refused
 from tasks.settings import Settings
 
 CONFIG = BakeoffConfig.model_validate({"dataset": "owner/name"})
-DECLARED = [value for name, value in vars(register).items() if name == "declare" or name.startswith("declare_")]
 OPERATORS = {"url", "uri", "host", "port", "bucket", "region", "profile", "key", "secret", "password", "credential", "credentials"}
 OPERATORS |= {"env", "environment", "variable", "variables", "command", "home", "roots", "root", "prefixes", "header", "headers"}
 """Words of fields that only the operator's settings may have."""
@@ -45,8 +43,7 @@ WORDS = {
 
 def forms() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each part of each deployment's form, by name."""
-    for declare in DECLARED:
-        made = declare("cpu", CONFIG, **({"nightly": False} if "nightly" in signature(declare).parameters else {}))
+    for made in declare("cpu", CONFIG):
         schema = made._parameter_openapi_schema.model_dump()
         yield str(made.flow_name), schema
         yield from schema["definitions"].items()

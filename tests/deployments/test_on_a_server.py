@@ -95,7 +95,7 @@ def call(readable: Path, home: Path, server: str, settings_file: Path) -> Any:
 
 def run_by_schedule(api: httpx.Client) -> str:
     """A run that the scheduler starts within seconds, by a second schedule beside the nightly one; its id."""
-    path = f"/deployments/{deployment(api, 'cpu', 'retrain')['id']}/schedules"
+    path = f"/deployments/{deployment(api, 'cpu-nightly', 'retrain')['id']}/schedules"
     once = (datetime.now(UTC) + timedelta(seconds=20)).strftime("%Y%m%dT%H%M%S")
     schedule = {"rrule": f"DTSTART:{once}\nRRULE:FREQ=DAILY;COUNT=1", "timezone": "UTC"}
     api.post(path, json=[{"schedule": schedule, "active": True, "slug": "once"}]).raise_for_status()
@@ -108,7 +108,8 @@ def run_by_schedule(api: httpx.Client) -> str:
     pytest.fail(f"the scheduler made no run of the schedule; the soonest is {[run['created_by'] for run in found]}")
 
 
-ENTRIES = tuple(f"flows.{name}.{name}" for name in ("bakeoff", "grade", "predict", "contend", "retrain", "rollback"))
+DECLARED = [("", f"flows.{name}.{name}") for name in ("bakeoff", "grade", "predict", "contend", "retrain", "rollback")]
+DECLARED += [("-nightly", "flows.retrain.retrain")]
 
 
 def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: httpx.Client, root: Path, tmp_path: Path) -> None:
@@ -117,23 +118,25 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     first = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
     assert [line for line in first.stdout.splitlines() if "nightly" in line] == [
-        "retrain/gpu  nightly: off",
-        "retrain/apple-silicon  nightly: off",
-        "retrain/cpu  nightly: on",
+        "retrain/gpu-nightly: off",
+        "retrain/apple-silicon-nightly: off",
+        "retrain/cpu-nightly: on",
     ]
-    before = {pool: deployment(api, pool, "retrain") for pool in POOLS}
+    before = {pool: deployment(api, f"{pool}-nightly", "retrain") for pool in POOLS}
     mine = {"schedule": {"cron": "0 12 1 1 *", "timezone": "UTC"}, "active": False, "slug": "mine"}
     api.post(f"/deployments/{before['gpu']['id']}/schedules", json=[mine]).raise_for_status()
+    once = {**mine, "slug": "nightly", "active": True}  # as an earlier release had it
+    api.post(f"/deployments/{deployment(api, 'cpu', 'retrain')['id']}/schedules", json=[once]).raise_for_status()
     with temporary_settings({PREFECT_API_URL: server}):
         register(BakeoffConfig.model_validate(CONFIG), nightly=["gpu"], timezone="Europe/Berlin")
     pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
     assert sorted(pool["name"] for pool in pools) == POOLS
     assert all((pool["type"], pool["concurrency_limit"]) == ("process", 8) for pool in pools)
     names = [(each["name"], each["entrypoint"]) for each in ours(api)]
-    assert sorted(names) == sorted((pool, entry) for pool in POOLS for entry in ENTRIES)
+    assert sorted(names) == sorted((pool + end, entry) for pool in POOLS for end, entry in DECLARED)
     for pool in POOLS:
-        assert deployment(api, pool)["schedules"] == []
-        after = deployment(api, pool, "retrain")
+        assert deployment(api, pool)["schedules"] == deployment(api, pool, "retrain")["schedules"] == []
+        after = deployment(api, f"{pool}-nightly", "retrain")
         assert after["id"] == before[pool]["id"]
         assert after["parameters"]["config"]["name"] == "deployed"
         assert (after["entrypoint"], after["pull_steps"], after["enforce_parameter_schema"]) == (
@@ -202,11 +205,12 @@ def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
 
 def test_an_event_starts_a_retrain_for_the_reason_that_it_gives(registered: None, api: httpx.Client) -> None:
     about = {"prefect.resource.id": "bakeoff.config.deployed"}
-    event = {"event": "bakeoff.retrain.wanted", "resource": about, "payload": {"because": "1,000 new labels"}}
+    said = "1,000 new labels " + "x" * 3000  # more than the flow takes
+    event = {"event": "bakeoff.retrain.wanted", "resource": about, "payload": {"because": said}}
     elsewhere = {**event, "resource": {"prefect.resource.id": "bakeoff.config.another"}}
     for each in (elsewhere, event):
-        said = {**each, "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}
-        api.post("/events", json=[said]).raise_for_status()
+        sent = {**each, "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}
+        api.post("/events", json=[sent]).raise_for_status()
         time.sleep(0.5)  # SQLite loses events that come at once
     query = {"deployments": {"id": {"any_": [deployment(api, "cpu", "retrain")["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
     for _ in range(120):
@@ -216,7 +220,7 @@ def test_an_event_starts_a_retrain_for_the_reason_that_it_gives(registered: None
             break
         time.sleep(0.5)
     (run,) = asked
-    assert (run["parameters"]["because"], run["parameters"]["config"]["name"]) == ("1,000 new labels", "deployed")
+    assert (run["parameters"]["because"], run["parameters"]["config"]["name"]) == (said[:1999] + "…", "deployed")
     api.delete(f"/flow_runs/{run['id']}").raise_for_status()
 
 

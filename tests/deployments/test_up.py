@@ -99,7 +99,7 @@ def test_one_command_starts_everything_again_changes_nothing_and_one_command_sto
             assert client.get("/ui-settings").raise_for_status().json()["api_url"] == "/api"
             deployment = client.get("/api/deployments/name/bakeoff/cpu").raise_for_status().json()
             assert deployment["parameters"]["config"]["name"] == "mine"
-            nightly = client.get("/api/deployments/name/retrain/cpu").raise_for_status().json()["schedules"]
+            nightly = client.get("/api/deployments/name/retrain/cpu-nightly").raise_for_status().json()["schedules"]
             assert [schedule["active"] for schedule in nightly] == [False]
         again = command(*words)
         assert again.returncode == 0, again.stderr
