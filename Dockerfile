@@ -2,7 +2,7 @@
 #
 #   docker build --target gpu --tag bakeoff:gpu .
 #   docker build --target cpu --tag bakeoff:cpu --build-arg TORCH_INDEX=ADDRESS .    # of PyTorch's CPU wheels, as pytorch.org gives it
-#   docker run --init --stop-timeout 60 --gpus all --env PREFECT_API_URL=http://SERVER:4200/api --volume bakeoff:/var/lib/bakeoff bakeoff:gpu
+#   docker run --init --uts host --stop-timeout 60 --gpus all --env PREFECT_API_URL=http://SERVER:4200/api --volume bakeoff:/var/lib/bakeoff bakeoff:gpu
 #
 # What is installed is pinned with hashes (deployments/image/, `make lock`). Keys of endpoints and stores come with --env-file; none is
 # in the image.

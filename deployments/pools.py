@@ -28,7 +28,7 @@ AT_ONCE = 8
 """Runs at once on a pool: prompt work goes on while a model trains, and a run can wait for another one. Trainings take turns by
 themselves (`tasks/turns.py`)."""
 GPU_KEYS = ("device_requests", "nvidia.com/gpu")
-"""What only the pool `gpu` asks for."""
+"""What only the pool `gpu` asks for, or bears: as a key, or as what a toleration is for."""
 POOLS: Mapping[str, str] = {
     "gpu": "Machines with an NVIDIA GPU.",
     "apple-silicon": "Macs with Apple silicon.",
@@ -95,4 +95,6 @@ def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", im
 def _without_gpu(part: Any) -> Any:
     if isinstance(part, dict):
         return {key: _without_gpu(value) for key, value in part.items() if key not in GPU_KEYS}
-    return [_without_gpu(each) for each in part] if isinstance(part, list) else part
+    if isinstance(part, list):
+        return [_without_gpu(each) for each in part if not (isinstance(each, dict) and each.get("key") in GPU_KEYS)]
+    return part

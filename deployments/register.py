@@ -42,7 +42,7 @@ class Registered:
 
 
 def declare(pool: str, config: BakeoffConfig, nightly: bool = False, timezone: str = "UTC") -> "list[RunnerDeployment]":
-    """The deployments of one work pool, named after it: a flow each that whoever runs it wants run, and the one that runs the main job
+    """The deployments of one work pool, named after it: one a flow, for what somebody asks for, and the one that runs the main job
     every night where there is a reason.
 
     Workers import the flows by their module path, so the project must be installed where they run.

@@ -58,10 +58,11 @@ def accelerators() -> int:
 
 def device_in_words() -> str:
     """The device that trainings on this machine occupy, found without importing torch: `cuda`, `mps` or `cpu`, and which of several
-    CUDA devices where this process sees only some."""
+    CUDA devices where this process, or its container, sees only some."""
     forced = os.environ.get("BAKEOFF_DEVICE", "")
     here = "cuda" if accelerators() else "mps" if (platform.system(), platform.machine()) == ("Darwin", "arm64") else "cpu"
-    name, seen = forced or here, os.environ.get("CUDA_VISIBLE_DEVICES")
+    name, given = forced or here, os.environ.get("NVIDIA_VISIBLE_DEVICES", "")  # what the container was given
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES") or (given if given not in ("all", "void", "none") else "")
     return f"cuda {seen}" if name == "cuda" and seen else name
 
 

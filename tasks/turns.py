@@ -6,6 +6,7 @@ wants it: who holds a turn holds a lock on a file named after the lease. Without
 """
 
 import logging
+import os
 import re
 import socket
 from collections.abc import Iterator
@@ -40,8 +41,12 @@ UNHEARD = (httpx.HTTPError, PrefectException, ConcurrencySlotAcquisitionError, O
 
 
 def turn_name() -> str:
-    """What the limit is called in Prefect's UI: this machine and its device."""
-    return f"training on {re.sub(r'[^A-Za-z0-9._-]+', '-', socket.gethostname())} ({device_in_words()})"
+    """What the limit is called in Prefect's UI: this machine and its device.
+
+    In a pod the host's name is the pod's own, so there `BAKEOFF_MACHINE` says on which node it runs.
+    """
+    machine = os.environ.get("BAKEOFF_MACHINE") or socket.gethostname()
+    return f"training on {re.sub(r'[^A-Za-z0-9._-]+', '-', machine)} ({device_in_words()})"
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Trainings on one accelerator take turns, on a real Prefect server."""
 
 import logging
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -167,10 +169,33 @@ def test_every_child_that_trains_has_a_turn_of_its_own_and_no_other_child_has() 
     assert taken == ["begun", "ended"] * 2
 
 
-@pytest.mark.parametrize(("seen", "forced", "words"), [("0,1", "cuda", "cuda 0,1"), (None, "mps", "mps"), (None, "cpu", "cpu")])
-def test_the_device_is_named_without_torch(monkeypatch: pytest.MonkeyPatch, seen: str | None, forced: str, words: str) -> None:
+@pytest.mark.parametrize(
+    ("seen", "given", "forced", "words"),
+    [
+        ("0,1", None, "cuda", "cuda 0,1"),
+        ("1", "GPU-a", "cuda", "cuda 1"),
+        (None, "GPU-a", "cuda", "cuda GPU-a"),
+        (None, "all", "cuda", "cuda"),
+        (None, None, "mps", "mps"),
+        (None, "GPU-a", "cpu", "cpu"),
+    ],
+)
+def test_the_device_is_named_without_torch(
+    monkeypatch: pytest.MonkeyPatch, seen: str | None, given: str | None, forced: str, words: str
+) -> None:
     monkeypatch.setenv("BAKEOFF_DEVICE", forced)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if seen:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    for name, value in (("CUDA_VISIBLE_DEVICES", seen), ("NVIDIA_VISIBLE_DEVICES", given)):
+        monkeypatch.delenv(name, raising=False)
+        if value:
+            monkeypatch.setenv(name, value)
     assert device_in_words() == words
+
+
+def test_a_turn_is_named_after_the_machine_that_the_operator_names_not_after_the_pod(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("BAKEOFF_DEVICE", "cpu")
+    monkeypatch.setenv("BAKEOFF_MACHINE", "node 7.example")
+    assert turn_name() == "training on node-7.example (cpu)"
+    monkeypatch.delenv("BAKEOFF_MACHINE")
+    assert turn_name() == f"training on {re.sub(r'[^A-Za-z0-9._-]+', '-', socket.gethostname())} (cpu)"

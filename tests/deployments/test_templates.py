@@ -44,6 +44,7 @@ def test_the_docker_worker_takes_the_template_and_only_the_gpu_pool_asks_for_dev
         given = {name: value for name, value in job.container_create_kwargs.items() if name != "stop_signal"}
         hosts[pool] = HostConfig(version="1.44", **given)  # as docker-py sends it; an unknown argument is an error
         assert hosts[pool]["ShmSize"] == 2 * 2**30
+        assert hosts[pool]["UTSMode"] == "host"  # trainings of all containers take turns by the machine's name
     assert hosts["gpu"]["DeviceRequests"][0]["Capabilities"] == [["gpu"]]
     assert "DeviceRequests" not in hosts["cpu"]
 
@@ -54,6 +55,11 @@ def test_a_kubernetes_job_has_a_gpu_bears_spot_nodes_and_has_time_for_a_checkpoi
     pod = job.job_manifest["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert (container["image"], container["resources"]["limits"]["nvidia.com/gpu"]) == (IMAGE, 1)
+    env = {each["name"]: each for each in container["env"]}
+    assert (
+        env["BAKEOFF_MACHINE"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+    )  # trainings take turns by the node's name
+    assert "PREFECT_API_URL" in env
     assert pod["terminationGracePeriodSeconds"] >= GRACE_S + 30  # what `prefect flow-run execute` gives, too
     assert {"nvidia.com/gpu", "cloud.google.com/gke-spot", "spot"} <= {each["key"] for each in pod["tolerations"]}
     mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
@@ -64,9 +70,12 @@ def test_a_kubernetes_job_has_a_gpu_bears_spot_nodes_and_has_time_for_a_checkpoi
     assert not container["securityContext"]["allowPrivilegeEscalation"]
 
 
-def test_without_a_gpu_a_kubernetes_job_asks_for_none(server: str) -> None:
+def test_without_a_gpu_a_kubernetes_job_asks_for_none_and_goes_to_no_node_that_is_kept_for_them(server: str) -> None:
     job = prepared(KubernetesWorkerJobConfiguration, "cpu", "kubernetes", server)
-    (container,) = job.job_manifest["spec"]["template"]["spec"]["containers"]
+    pod = job.job_manifest["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    borne = {each["key"] for each in pod["tolerations"]}
+    assert ("spot" in borne, "nvidia.com/gpu" in borne) == (True, False)
     assert set(container["resources"]["limits"]) == {"memory"}
 
 
