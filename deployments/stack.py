@@ -67,6 +67,10 @@ class Stack:
     home: Path
     port: int
     pools: tuple[str, ...]
+    settings: Path | None = None
+    """The file of the operator's settings, absolute: the programs have a working folder of their own."""
+    roots: tuple[Path, ...] = ()
+    """The folders whose files runs may read, absolute."""
 
     @property
     def folder(self) -> Path:
@@ -88,13 +92,16 @@ class Stack:
         python = (sys.executable, "-P", "-m")  # -P: no module of the working folder
         home = ("PREFECT_HOME", str(self.home / "prefect"))
         server = (*SERVER.items(), home, ("PREFECT_SERVER_API_HOST", "127.0.0.1"), ("PREFECT_SERVER_API_PORT", str(self.port)))
-        ours = (("PREFECT_API_URL", self.api), home, ("BAKEOFF_HOME", str(self.home)))
+        ours = [("PREFECT_API_URL", self.api), home, ("BAKEOFF_HOME", str(self.home))]
+        ours += [("BAKEOFF_SETTINGS", str(self.settings))] if self.settings else []
+        ours += [("BAKEOFF_ROOTS", os.pathsep.join(map(str, self.roots)))] if self.roots else []
         workers = [
-            Program(f"worker-{pool}", (*python, "deployments", "worker", pool), 30, int(GRACE_S) + 35, ours) for pool in self.pools
+            Program(f"worker-{pool}", (*python, "deployments", "worker", pool), 30, int(GRACE_S) + 35, tuple(ours))
+            for pool in self.pools
         ]
         return [
             Program("server", (*python, "prefect", "server", "start"), 10, 30, server),
-            Program("services", (*python, "deployments.hold"), 20, 30, ours),
+            Program("services", (*python, "deployments.hold"), 20, 30, tuple(ours)),
             *workers,
         ]
 

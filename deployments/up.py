@@ -13,7 +13,7 @@ from services.keeper import wait_until_stopped
 from tasks.config import BakeoffConfig
 from tasks.device import accelerators
 from tasks.errors import BadConfig, MissingPart
-from tasks.settings import load_settings
+from tasks.settings import Settings, load_settings, settings_file
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +41,11 @@ def up(wish: Wish, port: int | None = None) -> Stack:
         port: the server's; None takes the last one of this home, or the first free one from 4200 on.
 
     Raises:
-        BadConfig: the port is taken.
+        BadConfig: the port is taken, or the config names an endpoint or a store that the settings do not know.
         MissingPart: supervisor is not installed, or a program does not start; the message ends with the last lines of its log.
     """
     settings = load_settings()
+    _check_names(wish.config, settings)
     settings.check_home()
     home, began, since = settings.home.resolve(), time.monotonic(), ""
     pools = pools_here()
@@ -60,7 +61,7 @@ def up(wish: Wish, port: int | None = None) -> Stack:
         for name in start_dead(home):
             logger.info("%s: started again", name)
     else:
-        stack = Stack(home, _port(home, port), pools)
+        stack = Stack(home, _port(home, port), pools, settings_file(), tuple(settings.roots))
         since = datetime.now(UTC).isoformat()
         stack.start()
         (stack.folder / "address").write_text(f"{stack.port}\n")
@@ -98,6 +99,13 @@ def status() -> tuple[str | None, dict[str, str]]:
     if not told:
         return None, {name: f"left over  pid {process.pid}" for name, process in left_over(home)}
     return (f"http://127.0.0.1:{_last_port(home)}" if told else None), told
+
+
+def _check_names(config: BakeoffConfig, settings: Settings) -> None:
+    """Raises BadConfig for names that mean nothing here, rather than have every run by default refused."""
+    settings.store(config.store)
+    for prompt in config.prompts:
+        settings.endpoint(prompt.endpoint)
 
 
 def _register(stack: Stack, wish: Wish) -> None:

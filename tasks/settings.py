@@ -318,6 +318,16 @@ def load_settings(*extra_roots: Path) -> Settings:
     return settings.model_copy(update={"home": settings.home.absolute(), "roots": roots})
 
 
+def settings_file() -> Path | None:
+    """The file that the settings come from here, absolute; None where there is none.
+
+    Raises:
+        BadConfig: `BAKEOFF_SETTINGS` names no file.
+    """
+    file = _file()
+    return file.absolute() if file else None
+
+
 def prefect_defaults() -> None:
     """Set what Prefect reads when it is imported, where the user has not: no phoning home, time for a slow machine to start the
     ephemeral server, the libraries' logs in the run's log, and a sign of life every 30 s, by which dead runs are known.

@@ -17,7 +17,8 @@ import yaml
 
 from deployments import stack as stacks
 from deployments.stack import Program, Stack, configuration, left_over, settle, socket_of, states, stop, supervisor_of
-from deployments.up import pools_here
+from deployments.up import Wish, pools_here, up
+from tasks.config import BakeoffConfig
 from tasks.errors import MissingPart
 from tests.live import environment
 
@@ -180,6 +181,41 @@ def test_workers_stop_first_and_have_time_for_a_checkpoint_and_no_key_is_written
     assert sorted(programs, key=lambda name: int(programs[name]["priority"])) == ["server", "services", "worker-gpu", "worker-cpu"]
     assert all(int(programs[name]["stopwaitsecs"]) >= 60 for name in ("worker-gpu", "worker-cpu"))
     assert programs["server"]["stdout_logfile"].endswith("100%% home/up/server.log")
+
+
+def test_an_endpoint_that_the_settings_do_not_know_is_refused_before_anything_starts(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"dataset": "owner/name", "prompts": [{"name": "asked", "endpoint": "ours"}]}))
+    done = command("up", "--config", str(config))
+    assert (done.returncode, "no endpoint named 'ours'; the settings name local, openai" in done.stderr) == (2, True)
+    assert not (tmp_path / "home" / "up").exists()
+
+
+@pytest.mark.parametrize("named", [None, "ours.yaml"])
+def test_the_programs_have_the_settings_and_folders_of_whoever_starts_them_by_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    class Started(Exception):
+        """So far and no further."""
+
+    def start(self: Stack) -> None:
+        environments.extend(dict(program.environment) for program in self.programs() if program.name != "server")
+        raise Started
+
+    environments: list[dict[str, str]] = []
+    monkeypatch.setattr(Stack, "start", start)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / (named or "bakeoff.yaml")).write_text("endpoints: {ours: {base_url: 'http://127.0.0.1:9/v1', model: m}}")
+    if named:
+        monkeypatch.setenv("BAKEOFF_SETTINGS", named)
+    monkeypatch.setenv("BAKEOFF_ROOTS", "data:more")
+    asking = BakeoffConfig.model_validate({"dataset": "owner/name", "prompts": [{"name": "asked", "endpoint": "ours"}]})
+    with pytest.raises(Started):
+        up(Wish(asking, (), "UTC"))
+    assert len(environments) >= 2
+    for given in environments:
+        assert given["BAKEOFF_SETTINGS"] == str(tmp_path / (named or "bakeoff.yaml"))
+        assert given["BAKEOFF_ROOTS"] == f"{tmp_path}/data:{tmp_path}/more"
 
 
 def test_a_home_with_a_long_path_has_its_socket_elsewhere_and_each_home_its_own(tmp_path: Path) -> None:
