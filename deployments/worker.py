@@ -9,7 +9,9 @@ import asyncio
 import logging
 import platform
 import signal
+from collections.abc import Collection
 from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import psutil
@@ -17,6 +19,10 @@ import psutil
 from deployments.pools import refuse_unknown
 from tasks.child import GRACE_S
 from tasks.errors import BadConfig, MissingPart
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import State
 
 logger = logging.getLogger(__name__)
 
@@ -102,21 +108,38 @@ def _wait_for(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-async def _give_back(runs: set[UUID]) -> None:
+async def _give_back(runs: Collection[UUID]) -> None:
     """Schedule the runs again that were under way: on the same id, so that they go on from what they kept."""
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.states import AwaitingRetry
+    from prefect.exceptions import PrefectException
 
     if not runs:
         return
     async with get_client() as client:
         for run in runs:
             try:
-                state = (await client.read_flow_run(run)).state
-                if state and (state.is_running() or state.is_pending() or state.is_paused()):  # paused: it waits for a person
-                    said = "its worker was stopped; it goes on from what it kept"
-                    await client.set_flow_run_state(run, AwaitingRetry(message=said))
-                    logger.info("run %s: given back", run)
-            except httpx.HTTPError as error:  # the server's automation finds it later
+                if told := await _hand_in(client, run):
+                    logger.info("run %s: %s", run, told)
+            except (httpx.HTTPError, PrefectException) as error:  # the others all the same; the server's automation finds it later
                 logger.warning("run %s could not be given back: %s", run, error)
+
+
+async def _hand_in(client: "PrefectClient", run: UUID) -> str:
+    """Tell the server what becomes of a run whose process is gone; its answer in words, empty where the run had ended before."""
+    from prefect.client.schemas.responses import SetStateStatus
+    from prefect.states import AwaitingRetry, Cancelled
+
+    state = (await client.read_flow_run(run)).state
+    if not state or not (state.is_running() or state.is_pending() or state.is_paused() or state.is_cancelling()):
+        return ""
+    wanted: State[Any] = (
+        Cancelled(message="its worker was stopped while it was being cancelled")
+        if state.is_cancelling()
+        else AwaitingRetry(message="its worker was stopped; it goes on from what it kept")  # paused: it waits for a person
+    )
+    answer = await client.set_flow_run_state(run, wanted)
+    if answer.status is SetStateStatus.ACCEPT:
+        return "cancelled, as somebody wished" if state.is_cancelling() else "given back"
+    became = answer.state.name if answer.state else state.name
+    return f"not given back, the server left it {became} ({getattr(answer.details, 'reason', None) or answer.status.value})"

@@ -1,5 +1,6 @@
 """Our worker, told to stop in the middle of a training."""
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -8,12 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.register import register
+from deployments.worker import _give_back
 from tasks.child import GRACE_S
 from tasks.config import BakeoffConfig
 from tasks.tuning.checkpoints import COMPLETE
@@ -90,6 +93,42 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_bac
             time.sleep(0.2)
     assert "training goes on from its checkpoint" in logs(api, run)
     api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLED"}, "force": True}).raise_for_status()
+
+
+@pytest.mark.slow
+def test_of_runs_to_be_given_back_each_is_told_of_whatever_became_of_the_others(
+    server: str, api: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    flow = api.post("/flows/", json={"name": "given-back"}).raise_for_status().json()["id"]
+
+    def begin(**state: Any) -> str:
+        run = str(api.post("/flow_runs/", json={"flow_id": flow}).raise_for_status().json()["id"])
+        api.post(f"/flow_runs/{run}/set_state", json={"state": state, "force": True}).raise_for_status()
+        return run
+
+    lasting = {"pause_reschedule": True}  # the server takes no such run back that has no deployment
+    runs = {
+        "deleted": begin(type="RUNNING"),
+        "running": begin(type="RUNNING"),
+        "cancelling": begin(type="CANCELLING"),
+        "refused": begin(type="PAUSED", state_details=lasting),
+        "ended": begin(type="COMPLETED"),
+    }
+    api.delete(f"/flow_runs/{runs['deleted']}").raise_for_status()
+    caplog.set_level("INFO")
+    with temporary_settings({PREFECT_API_URL: server}):
+        asyncio.run(_give_back([UUID(run) for run in runs.values()]))
+    found = {name: api.get(f"/flow_runs/{run}").json().get("state_name") for name, run in runs.items()}
+    assert found == {
+        "deleted": None,
+        "running": "AwaitingRetry",
+        "cancelling": "Cancelled",
+        "refused": "Paused",
+        "ended": "Completed",
+    }
+    assert f"run {runs['running']}: given back" in caplog.text
+    assert f"run {runs['refused']}: not given back, the server left it Paused" in caplog.text
+    assert f"run {runs['deleted']} could not be given back" in caplog.text
 
 
 def logs(api: httpx.Client, run: str) -> str:
