@@ -130,10 +130,11 @@ def register(
 
     Raises:
         BadConfig: a pool, its type, the time zone or a block is unknown.
-        MissingPart: no server is named, or it does not answer.
+        MissingPart: no server is named, it does not answer, or it answers with an error.
     """
     import httpx
     from prefect.client.orchestration import get_client
+    from prefect.deployments.runner import DeploymentApplyError
 
     url = server_url()
     for pool in nightly:
@@ -156,6 +157,10 @@ def register(
             return Registered(names, _stale(client, names))
     except httpx.TransportError as error:
         raise MissingPart(f"the Prefect server at {url} does not answer ({error}): start it, or correct PREFECT_API_URL") from None
+    except (httpx.HTTPStatusError, DeploymentApplyError) as error:  # it is busy, or of another version
+        raise MissingPart(
+            f"the Prefect server at {url} did not take everything ({error}): try again, nothing is made twice; else see its log"
+        ) from None
 
 
 def _apply(declared: "list[RunnerDeployment]") -> dict[str, UUID]:

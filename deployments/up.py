@@ -139,7 +139,12 @@ def _wait_for_workers(stack: Stack, since: str) -> None:
     with httpx.Client(base_url=stack.api, trust_env=False, timeout=30) as client:
         while waited and time.monotonic() < deadline:
             for pool in sorted(waited):
-                found = client.post(f"/work_pools/{pool}/workers/filter", json={}).raise_for_status().json()
+                try:
+                    found = client.post(f"/work_pools/{pool}/workers/filter", json={}).raise_for_status().json()
+                except httpx.HTTPError as error:  # SQLite is busy as everything starts at once: 503, or no answer in time
+                    logger.debug("the server is asked again: %s", error)
+                    _refuse_dead(stack, "server")
+                    continue
                 if any(worker["status"] == "ONLINE" and worker["last_heartbeat_time"] > since for worker in found):
                     waited.discard(pool)
                 else:

@@ -19,6 +19,7 @@ from deployments.register import declare, register
 from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
 from tasks.orchestration import roots_of_run
+from tests.deployments.receiver import Receiver
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -133,6 +134,16 @@ def test_a_server_that_does_not_answer_is_named() -> None:
     url = "http://127.0.0.1:9/api"
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(MissingPart, match=f"server at {url} does not answer"):
         register(CONFIG)
+
+
+def test_a_server_that_answers_with_an_error_is_named_without_a_traceback() -> None:
+    with Receiver((500, {"detail": "database is locked"})) as server:
+        url = f"{server.url}api"
+        with (
+            temporary_settings({PREFECT_API_URL: url}),
+            pytest.raises(MissingPart, match=f"server at {url} did not take everything"),
+        ):
+            register(CONFIG)
 
 
 def test_the_command_ends_with_a_message_not_a_traceback(root: Path, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from deployments import stack as stacks
+from deployments import up as ups
 from deployments.stack import Program, Stack, configuration, left_over, settle, socket_of, states, stop, supervisor_of
 from deployments.up import Wish, pools_here, up
 from tasks.config import BakeoffConfig
 from tasks.errors import MissingPart
+from tests.deployments.receiver import Receiver
 from tests.live import environment
 
 SLOW_TO_STOP = """
@@ -181,6 +183,15 @@ def test_workers_stop_first_and_have_time_for_a_checkpoint_and_no_key_is_written
     assert sorted(programs, key=lambda name: int(programs[name]["priority"])) == ["server", "services", "worker-gpu", "worker-cpu"]
     assert all(int(programs[name]["stopwaitsecs"]) >= 60 for name in ("worker-gpu", "worker-cpu"))
     assert programs["server"]["stdout_logfile"].endswith("100%% home/up/server.log")
+
+
+def test_a_server_that_is_busy_while_the_workers_start_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    running = {name: {"statename": "RUNNING"} for name in ("server", "worker-cpu")}
+    monkeypatch.setattr(ups, "states", lambda home: running)
+    polls = {"status": "ONLINE", "last_heartbeat_time": "2027-01-01T00:00:00Z"}
+    with Receiver((503, {"exception_message": "Service Unavailable"}), (200, []), (200, [polls])) as server:
+        ups._wait_for_workers(Stack(tmp_path, server.port, ("cpu",)), "")
+    assert len(server.got) == 3
 
 
 def test_an_endpoint_that_the_settings_do_not_know_is_refused_before_anything_starts(command: Command, tmp_path: Path) -> None:
