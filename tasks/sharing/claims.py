@@ -60,7 +60,7 @@ class Claim:
         """
         with self._lock:
             if self._etag is not None:
-                self._etag = self.client.put_if(self.key, self._body(), self._etag)
+                self._etag = self._over_own(self._etag)
                 if self._etag is None:
                     self.lost.set()
         self.check()
@@ -77,7 +77,7 @@ class Claim:
         """Let the next worker have it at once."""
         with self._lock:
             if self._etag is not None:
-                self.client.put_if(self.key, self._body(free=True), self._etag)
+                self._over_own(self._etag, free=True)
                 self._etag = None
 
     def remove(self) -> None:
@@ -87,11 +87,28 @@ class Claim:
                 self.client.remove(self.key)
                 self._etag = None
 
+    def _over_own(self, etag: str, free: bool = False) -> str | None:
+        """Write it over what this worker wrote last, which may be more than it heard of: where the answer to a write was lost.
+
+        Returns: its new ETag; None where another worker has it."""
+        written = self.client.put_if(self.key, self._body(free), etag)
+        if written is None and (there := self.client.look(self.key)) and _holder(there) == self.holder:
+            written = self.client.put_if(self.key, self._body(free), there.etag)
+        return written
+
     def _body(self, free: bool = False) -> bytes:
         """Never twice the same, so that every write has an ETag of its own."""
         self._beat += 1
         said = {"holder": self.holder, "worker": worker_name(), "lease_s": self.lease_s, "beat": self._beat, "free": free}
         return json.dumps(said).encode()
+
+
+def _holder(there: Seen) -> str:
+    """Who wrote a claim; empty where what stands there is none."""
+    try:
+        return str(json.loads(there.body)["holder"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def _held_by(there: Seen) -> str:

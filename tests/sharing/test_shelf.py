@@ -142,6 +142,27 @@ def test_a_worker_that_was_not_heard_of_loses_its_claim_stops_and_commits_nothin
     assert [key for key in keys(client, "products") if key.endswith("manifest.json")] == []
 
 
+def test_a_renewal_whose_answer_was_lost_is_not_taken_for_a_theft(shared: Settings, client: StoreClient) -> None:
+    mine, next_one = (Claim(client, client.key("workspace", "claims", "x.json"), lease_s=60) for _ in range(2))
+    assert mine.take() == ""
+
+    def written_unheard() -> None:
+        """What a write leaves whose answer, and those to all its retries, never came."""
+        assert mine._etag
+        assert client.put_if(mine.key, mine._body(), mine._etag)
+
+    written_unheard()
+    mine.renew()
+    assert not mine.lost.is_set()
+    assert next_one.take() != ""
+    written_unheard()
+    mine.give_back()
+    assert next_one.take() == "", "it was given back, so that the next one need not wait for the lease's end"
+    mine._etag = '"of its own, long ago"'
+    with pytest.raises(LostClaim):
+        mine.renew()
+
+
 def test_of_many_that_try_to_take_a_stale_claim_one_has_it(shared: Settings, client: StoreClient) -> None:
     dead = Claim(client, client.key("workspace", "claims", "x.json"), lease_s=1)
     assert dead.take() == ""
