@@ -38,6 +38,8 @@ class Growing:
     place: str
     _etag: str | None = None
     _sent: dict[str, tuple[Stamp, SharedFile]] = field(default_factory=dict)
+    _unheard: list[bytes] = field(default_factory=list)
+    """Snapshots that were written, or not: the store's answer was lost."""
     _lock: Lock = field(default_factory=Lock)
 
     def restore(self) -> None:
@@ -105,10 +107,14 @@ class Growing:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _replace(self, body: bytes) -> None:
-        etag = self.client.put_if(self._key(SNAPSHOT), body, self._etag)
+        key, before = self._key(SNAPSHOT), list(self._unheard)
+        self._unheard.append(body)
+        etag = self.client.put_if(key, body, self._etag)
+        if etag is None and (there := self.client.read(key)) and there[0] in before:
+            etag = self.client.put_if(key, body, there[1])
         if etag is None:
             raise LostClaim(f"another worker goes on with {self.place}: run again to go on with what it makes")
-        self._etag = etag
+        self._etag, self._unheard = etag, []
         with suppress(FileNotFoundError):  # the product is whole, and the folder gone
             write_durably(self.folder / MARK, etag)
 

@@ -47,6 +47,8 @@ class Held:
         self.claim, self.growing = claim, growing
         self._client, self._place, self.title = client, place, title
         self.committed = False
+        self.leaving = False
+        """Whether it is being sent for the last time; its claim is kept alive until that is done."""
 
     def commit(self, folder: Path) -> None:
         """Have all workers find the product, if it is still this one's to make."""
@@ -164,7 +166,7 @@ class Shelf:
     def send_growing(self) -> None:
         """Send checkpoints and the like of what is being made."""
         with self._lock:
-            held = [each for each in self._held if not each.committed and not each.claim.lost.is_set()]
+            held = [each for each in self._held if not (each.committed or each.leaving or each.claim.lost.is_set())]
         for each in held:
             self._send(each)
 
@@ -194,16 +196,18 @@ class Shelf:
 
     def _let_go(self, held: Held, error: BaseException) -> None:
         """The last of what was made goes up, and the next worker may begin at once."""
-        with self._lock:
-            self._held.remove(held)
-        if held.claim.lost.is_set() or isinstance(error, LostClaim):
-            held.claim.lost.set()
-            return
+        held.leaving = True
         try:
+            if held.claim.lost.is_set() or isinstance(error, LostClaim):
+                held.claim.lost.set()
+                return
             held.growing.send()
             held.claim.give_back()
         except StoreError as fault:  # then the claim ends with its lease
             logger.warning("what was made so far could not be sent: %s", fault)
+        finally:
+            with self._lock:
+                self._held.remove(held)
 
     def _wait_for(self, claim: Claim, place: str, folder: Path) -> bool:
         """Whether the claim is ours; false where the product is here instead."""

@@ -12,6 +12,7 @@ import pytest
 from tasks.errors import BadConfig, IntegrityError, LostClaim, Stopped
 from tasks.settings import Settings
 from tasks.sharing.claims import Claim
+from tasks.sharing.growing import SNAPSHOT, Growing
 from tasks.sharing.shelf import Shelf
 from tasks.store import StoreClient
 from tasks.workspace import Building, NotMade, Workspace
@@ -119,6 +120,47 @@ def test_a_build_that_fails_leaves_what_it_made_and_the_next_machine_need_not_wa
     assert steps_of(tmp_path / "by-b") == [1, 2, 3, 4]
 
 
+def test_while_a_stopped_build_is_sent_its_claim_is_renewed_and_the_end_of_the_run_waits_for_it(
+    shared: Settings, client: StoreClient, tmp_path: Path
+) -> None:
+    sending, go = threading.Event(), threading.Event()
+    sent: list[str] = []
+
+    def fail(building: Building) -> Steps:
+        (building.inprogress / "step-0").write_text("0")
+        held = shelf_of(a)._held[0]
+        send = held.growing.send
+
+        def slow() -> None:
+            sent.append("again" if sending.is_set() else "the last time")
+            sending.set()
+            go.wait(30)
+            send()
+
+        held.growing.send = slow  # type: ignore[method-assign]
+        raise RuntimeError("broken")
+
+    def make_and_fail() -> None:
+        with pytest.raises(RuntimeError, match="broken"):
+            a.produce(STAGE, ["in"], None, Steps, fail)
+
+    with machine(shared, tmp_path / "a") as a:
+        build = threading.Thread(target=make_and_fail)
+        build.start()
+        assert sending.wait(30)
+        (key,) = keys(client, "claims")
+        end = threading.Thread(target=shelf_of(a).wait_for_last)
+        end.start()
+        for _ in range(2):
+            beat = client.read(key)
+            until(lambda beat=beat: client.read(key) != beat)  # type: ignore[misc]
+        assert (end.is_alive(), len(sent)) == (True, 1)
+        go.set()
+        end.join(30)
+        build.join(30)
+        assert Claim(client, key, 60).take() == ""
+
+
 def test_a_worker_that_was_not_heard_of_loses_its_claim_stops_and_commits_nothing(
     shared: Settings, client: StoreClient, tmp_path: Path
 ) -> None:
@@ -161,6 +203,26 @@ def test_a_renewal_whose_answer_was_lost_is_not_taken_for_a_theft(shared: Settin
     mine._etag = '"of its own, long ago"'
     with pytest.raises(LostClaim):
         mine.renew()
+
+
+def test_a_snapshot_that_was_sent_unheard_is_not_taken_for_anothers(shared: Settings, client: StoreClient, tmp_path: Path) -> None:
+    mine, other = (Growing(client, tmp_path / name, "workspace/inprogress/steps/x") for name in ("a", "b"))
+    for each in (mine, other):
+        each.folder.mkdir()
+    mine.restore()
+    (mine.folder / "step-0").write_text("0")
+    mine.send()
+    known = mine._etag
+    (mine.folder / "step-1").write_text("1")
+    mine.send()
+    mine._etag, mine._unheard = known, [client.read(mine._key(SNAPSHOT))[0]]  # type: ignore[index]  # as if its answer was lost
+    (mine.folder / "step-2").write_text("2")
+    mine.send()
+    other.restore()
+    assert sorted(path.name for path in other.folder.glob("step-*")) == ["step-0", "step-1", "step-2"]
+    (mine.folder / "step-3").write_text("3")
+    with pytest.raises(LostClaim):
+        mine.send()
 
 
 def test_of_many_that_try_to_take_a_stale_claim_one_has_it(shared: Settings, client: StoreClient) -> None:
