@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
+from uuid import uuid4
 
 from pydantic import BaseModel
 
@@ -225,12 +226,15 @@ def link(source: Path, target: Path) -> None:
 
 def write_durably(path: Path, text: str) -> None:
     """Write a file whole or not at all: aside, synced to disk, then renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    aside = path.with_name(f".{path.name}.{uuid4().hex}")  # containers that share a folder have equal process ids
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 

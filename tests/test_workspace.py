@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tasks.records import Finding, Record
-from tasks.workspace import Building, Stage, Workspace, digest, fingerprint
+from tasks.workspace import Building, Stage, Workspace, digest, fingerprint, write_durably
 
 STAGE = Stage("count", 1, ())
 CLEAN = multiprocessing.get_context("spawn")  # a fork of the tests' process would stumble over its threads as it ends
@@ -86,6 +86,36 @@ def test_a_kill_in_the_middle_leaves_no_half_product(tmp_path: Path) -> None:
     child.join()
     assert child.exitcode == -signal.SIGKILL
     assert Workspace(tmp_path).produce(STAGE, [], None, Count, build).number == 3
+
+
+def test_two_containers_with_equal_process_ids_write_a_file_of_a_shared_home_each_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, sync = tmp_path / "file.json", os.fsync
+    others = ["b" * 9000]
+
+    def meet(descriptor: int) -> None:
+        """In the middle of one writing, the other one writes, from its beginning to its end."""
+        sync(descriptor)
+        if others:
+            write_durably(path, others.pop())
+            assert path.read_text() == "b" * 9000
+
+    monkeypatch.setattr(os, "fsync", meet)
+    write_durably(path, "a" * 10)
+    assert path.read_text() == "a" * 10
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_writing_that_fails_leaves_nothing_beside_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "file.json").write_text("as it was")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_durably(tmp_path / "file.json", "new")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file.json", "as it was")]
 
 
 def _produce(root: Path) -> None:

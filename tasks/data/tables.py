@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import uuid4
 
 from tasks.errors import BadConfig, BadData, OutsideRoots
 from tasks.workspace import file_sha256
@@ -98,7 +99,7 @@ def write_extended(path: Path, to: Path, sha256: str, types: Types, cells: Itera
         BadData: the file is no longer the one that was read.
     """
     writers = {"CSV": _write_csv, "TSV": _write_csv, "JSON lines": _write_json, "parquet": _write_parquet}
-    aside = to.with_name(f".{to.name}.{os.getpid()}")
+    aside = to.with_name(f".{to.name}.{uuid4().hex}")  # containers that share a folder have equal process ids
     try:
         writers[FORMATS[path.suffix]](path, aside, types, map(_clean, cells))
         with aside.open("rb+") as stream:
