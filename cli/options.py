@@ -1,5 +1,6 @@
 """What every command shares: its arguments, and how it ends."""
 
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import click
 
 from tasks.errors import BakeoffError, Refused
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 REFUSED, FAILED, INTERRUPTED = 2, 1, 130
 output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", help="What standard output gets; logs go to standard error."
@@ -38,6 +40,11 @@ def plain_errors(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(INTERRUPTED)
 
     return wrapped
+
+
+def written_out(text: str) -> str:
+    """Text of several lines with its control codes, which could act on a terminal, as one can read them."""
+    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", text)
 
 
 def _interrupt(_signal: int, _frame: object) -> None:

@@ -1,17 +1,16 @@
 """`bakeoff prompt`: the exact messages that a row becomes."""
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cli.options import written_out
 from cli.run import allow_roots
 from services.bench import opened
 from tasks.config import BakeoffConfig, Prompt, Technique, load_config
 from tasks.errors import BadConfig
 from tasks.records import Example, Split
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 STEPS, LABEL = "<what the model says first>", "<its label>"
 """Stand for the replies that later turns depend on; nothing is asked."""
 
@@ -92,4 +91,4 @@ def as_text(shown: dict[str, Any]) -> str:
         held = ", held to a JSON schema" if "response_format" in request else ""
         lines.append(f"\n=== request {number} to {request['model']}: at most {request['max_tokens']} tokens{held}")
         lines += [f"--- {message['role']}\n{message['content']}" for message in request["messages"]]
-    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", "\n".join(lines))
+    return written_out("\n".join(lines))

@@ -1,7 +1,6 @@
 """What `bakeoff champion` does: each function opens the store of a config and returns a record."""
 
 import os
-import re
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.options import written_out
 from cli.run import allow_roots, named_server, terminal_progress
 from services.keeper import wait_until_stopped
 from services.places import LivePlaces
@@ -22,7 +22,6 @@ from tasks.registry.rollback import roll_back
 from tasks.settings import Settings, load_settings
 from tasks.store import StoreClient, open_store
 
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 NONE = "There is no champion yet: `bakeoff run` publishes one when the evidence is there."
 
 
@@ -137,12 +136,7 @@ def reproduce_version(config: Path, overrides: Sequence[str], number: int) -> Re
 
 def describe(champion: ChampionVersion | None) -> str:
     """A champion in a few lines."""
-    return plain(show(champion)) if champion else NONE
-
-
-def plain(text: str) -> str:
-    """Text with control codes, which could act on a terminal, written out."""
-    return CONTROL.sub(lambda code: f"\\x{ord(code[0]):02x}", text)
+    return written_out(show(champion)) if champion else NONE
 
 
 def versions_text(entries: Sequence[history.Entry]) -> str:
@@ -154,7 +148,7 @@ def versions_text(entries: Sequence[history.Entry]) -> str:
         when = f"{entry.published:%Y-%m-%d %H:%M}"
         lines.append(f"{entry.version:>8}  {entry.state:14} {entry.contender:20} {when}  {entry.publisher}{gone}")
         lines.append(f"{'':10}{event}{entry.reason}")
-    return plain("\n".join(lines))
+    return written_out("\n".join(lines))
 
 
 def difference_text(found: history.Difference, one: int, other: int) -> str:
@@ -165,7 +159,7 @@ def difference_text(found: history.Difference, one: int, other: int) -> str:
             lines += [section, *(f"  {path}: {_short(before)} -> {_short(after)}" for path, (before, after) in changes.items())]
     for name, rows in found.prompts.items():
         lines += [f"prompts: {name}", *(f"  {row}" for row in rows)]
-    return plain("\n".join(lines))
+    return written_out("\n".join(lines))
 
 
 def proofs_text(proofs: Sequence[history.Proof]) -> str:
@@ -188,7 +182,7 @@ def pruning_text(found: Pruning, keep: int) -> str:
     )
     if not found.removed and (found.contenders or found.uploads):
         lines.append("To remove them: the same command with --yes. In a bucket with versions a lifecycle rule frees the space.")
-    return plain("\n".join(lines))
+    return written_out("\n".join(lines))
 
 
 def reproduction_text(found: Reproduction) -> str:
@@ -201,7 +195,7 @@ def reproduction_text(found: Reproduction) -> str:
         changes = getattr(found, section)
         lines.append(f"  {section}: {f'{len(changes)} differ' if changes else 'the same'}")
         lines += [f"    {path}: {_short(before)} -> {_short(after)}" for path, (before, after) in changes.items()]
-    return plain("\n".join(lines))
+    return written_out("\n".join(lines))
 
 
 def refuse_other(found: Reproduction) -> None:

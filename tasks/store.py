@@ -211,7 +211,7 @@ class StoreClient:
         with self._faults(f"write {key}"):
             self._moving(put, moved)
         if not self._has(key, size, sha256):
-            raise IntegrityError(f"{self.uri()}{key} is not what was sent (SHA-256 {sha256}): publish again")
+            raise IntegrityError(f"s3://{self.store.bucket}/{key} is not what was sent (SHA-256 {sha256}): publish again")
         return size
 
     def download(self, key: str, path: Path, moved: Callable[[int], None]) -> None:

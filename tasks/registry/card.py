@@ -64,7 +64,7 @@ def card_text(
     line = next(line for line in verdict.contenders if line.name == winner.name)
     head = _head(manifest, winner, line, verdict, dataset).to_yaml()
     parts = [
-        f"# {plain(verdict.name)}: {plain(winner.name)}",
+        f"# {literal(verdict.name)}: {literal(winner.name)}",
         _summary(manifest, winner, dataset),
         _results(line, verdict),
         _together(manifest, winner) if manifest.kind == "hybrid" else "",
@@ -76,7 +76,7 @@ def card_text(
     return str(ModelCard(f"---\n{head}\n---\n\n{body}\n").content)
 
 
-def plain(text: str) -> str:
+def literal(text: str) -> str:
     """Text that Markdown shows as it stands, on one line."""
     line = " ".join(text.split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -116,11 +116,11 @@ def _head(
 
 def _summary(manifest: ContenderManifest, winner: ContenderRecord, dataset: DatasetRecord) -> str:
     rows = [
-        f"Published by Bakeoff: of all contenders on the same held-out rows of {plain(dataset.source)}, this one won.",
+        f"Published by Bakeoff: of all contenders on the same held-out rows of {literal(dataset.source)}, this one won.",
         "",
-        f"- Arm: {winner.arm} ({plain(manifest.kind)})",
-        f"- Inputs: {', '.join(map(plain, manifest.inputs))}",
-        f"- Labels, in the order of the logits: {', '.join(map(plain, manifest.labels)) or 'none (free text)'}",
+        f"- Arm: {winner.arm} ({literal(manifest.kind)})",
+        f"- Inputs: {', '.join(map(literal, manifest.inputs))}",
+        f"- Labels, in the order of the logits: {', '.join(map(literal, manifest.labels)) or 'none (free text)'}",
         f"- Fingerprint: `{manifest.fingerprint}`",
         "- Licence: that of the base model and of the data; this card adds none.",
     ]
@@ -134,7 +134,7 @@ def _results(winner: ContenderVerdict, verdict: Verdict) -> str:
         scores, mark = line.test, "**" if line.name == winner.name else ""
         f1 = "" if scores.macro_f1 is None else f"{scores.macro_f1:.3f}"
         low, high = scores.interval
-        name = f"{mark}{plain(line.name)}{mark}"
+        name = f"{mark}{literal(line.name)}{mark}"
         figures = f"{scores.accuracy:.3f} | {low:.3f} to {high:.3f} | {f1} | {scores.n} | {scores.failed}"
         rows.append(f"| {name} | {line.arm} | {figures} |")
     return "\n".join(rows)
@@ -144,18 +144,18 @@ def _training(facts: TrainingFacts) -> str:
     rows = [
         "## Training",
         "",
-        f"- Base: {plain(facts.base)}, revision `{plain(facts.revision)}`",
-        f"- Objective: {plain(facts.objective)}",
-        f"- Method: {plain(facts.method)}; {facts.parameters_trained:,} of {facts.parameters:,} parameters trained",
+        f"- Base: {literal(facts.base)}, revision `{literal(facts.revision)}`",
+        f"- Objective: {literal(facts.objective)}",
+        f"- Method: {literal(facts.method)}; {facts.parameters_trained:,} of {facts.parameters:,} parameters trained",
         f"- Best epoch on dev: {facts.best_epoch} of {len(facts.epochs)}",
-        f"- On {plain(facts.device)}, {plain(facts.dtype)}, {facts.batch_size} rows a step on the device",
+        f"- On {literal(facts.device)}, {literal(facts.dtype)}, {facts.batch_size} rows a step on the device",
     ]
-    return "\n".join(rows + [f"- {plain(finding.message)}" for finding in facts.findings])
+    return "\n".join(rows + [f"- {literal(finding.message)}" for finding in facts.findings])
 
 
 def _together(manifest: ContenderManifest, winner: ContenderRecord) -> str:
     rows = ["## How the parts work together", "", TOGETHER[manifest.spec["combination"]]]
-    rows += [f"\n{plain(finding.message)}." for finding in winner.findings]
+    rows += [f"\n{literal(finding.message)}." for finding in winner.findings]
     rows += [f"\n![Accuracy against cost on dev]({name})" for name in manifest.files if name.endswith(".svg")]
     return "\n".join(rows)
 
@@ -174,11 +174,11 @@ def _data(dataset: DatasetRecord) -> str:
     rows = [
         "## Data",
         "",
-        f"- Source: {plain(dataset.source)}, revision `{plain(dataset.revision)}`",
+        f"- Source: {literal(dataset.source)}, revision `{literal(dataset.revision)}`",
         f"- Fingerprint of the splits: `{dataset.fingerprint}`",
         "- Rows: " + ", ".join(f"{split} {count}" for split, count in dataset.rows.items()),
     ]
-    return "\n".join(rows + [f"- {plain(finding.message)}" for finding in dataset.findings])
+    return "\n".join(rows + [f"- {literal(finding.message)}" for finding in dataset.findings])
 
 
 def _loading(

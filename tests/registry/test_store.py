@@ -252,6 +252,15 @@ def test_bytes_corrupted_on_the_way_up_are_refused_and_never_there(places: LiveP
     assert not client.exists("f")
 
 
+def test_what_is_not_what_was_sent_is_named_by_its_whole_address(
+    client: StoreClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "f").write_bytes(b"true bytes")
+    monkeypatch.setattr(StoreClient, "_has", lambda *_: False)  # as where the store changed it later
+    with pytest.raises(IntegrityError, match=f"^s3://{client.store.bucket}/team/a/folder/f is not what was sent"):
+        client.upload(tmp_path / "f", client.key("folder", "f"), hashlib.sha256(b"true bytes").hexdigest(), lambda _: None)
+
+
 def test_a_burst_of_503_is_retried_and_a_lasting_one_is_an_error(places: LivePlaces, proxy: Proxy) -> None:
     client, left = open_store(places, "proxied"), [2]
 
