@@ -7,6 +7,7 @@ the pool, or this one when it starts again, goes on with them.
 
 import asyncio
 import logging
+import os
 import platform
 import signal
 from collections.abc import Collection
@@ -19,6 +20,7 @@ import psutil
 from deployments.pools import refuse_unknown
 from tasks.child import GRACE_S
 from tasks.errors import BadConfig, MissingPart
+from tasks.settings import settings_file
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -37,10 +39,12 @@ def work(pool: str, healthcheck: bool = False) -> None:
     """Work until SIGTERM or Ctrl-C.
 
     Raises:
-        BadConfig: there is no such pool, or its runs are no processes.
+        BadConfig: there is no such pool, or its runs are no processes, or the settings' file is not there.
         MissingPart: the server or the pool did not come.
     """
     refuse_unknown(pool)
+    if file := settings_file():
+        os.environ["BAKEOFF_SETTINGS"] = str(file)  # its runs have working folders of their own
     asyncio.run(_work(pool, healthcheck))
 
 

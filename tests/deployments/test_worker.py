@@ -1,6 +1,7 @@
 """Our worker, told to stop in the middle of a training."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from deployments import worker
 from deployments.register import register
-from deployments.worker import _give_back
 from tasks.child import GRACE_S
 from tasks.config import BakeoffConfig
 from tasks.tuning.checkpoints import COMPLETE
@@ -71,15 +72,15 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_bac
     home.mkdir()
     deployment = api.get("/deployments/name/bakeoff/apple-silicon").raise_for_status().json()["id"]
     run = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
-    with working(server, home, readable) as worker:
+    with working(server, home, readable) as process:
         training = home / "workspace" / "inprogress" / "train"
         for _ in range(600):
             if any(training.glob("*/checkpoints/*")):
                 break
             time.sleep(0.1)
         began = time.monotonic()
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(GRACE_S + 20) == 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(GRACE_S + 20) == 0
     took = time.monotonic() - began
     assert took < GRACE_S + 10  # the grace itself is what is promised
     assert until(api, run, "AwaitingRetry")["run_count"] == 1
@@ -117,7 +118,7 @@ def test_of_runs_to_be_given_back_each_is_told_of_whatever_became_of_the_others(
     api.delete(f"/flow_runs/{runs['deleted']}").raise_for_status()
     caplog.set_level("INFO")
     with temporary_settings({PREFECT_API_URL: server}):
-        asyncio.run(_give_back([UUID(run) for run in runs.values()]))
+        asyncio.run(worker._give_back([UUID(run) for run in runs.values()]))
     found = {name: api.get(f"/flow_runs/{run}").json().get("state_name") for name, run in runs.items()}
     assert found == {
         "deleted": None,
@@ -134,6 +135,22 @@ def test_of_runs_to_be_given_back_each_is_told_of_whatever_became_of_the_others(
 def logs(api: httpx.Client, run: str) -> str:
     query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
     return "\n".join(line["message"] for line in api.post("/logs/filter", json=query).raise_for_status().json())
+
+
+@pytest.mark.parametrize("named", [None, "ours.yaml"])
+def test_the_runs_of_a_worker_have_the_settings_of_the_folder_where_it_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
+) -> None:
+    async def begun(pool: str, healthcheck: bool) -> None:
+        """Runs inherit the worker's environment."""
+
+    monkeypatch.setattr(worker, "_work", begun)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / (named or "bakeoff.yaml")).write_text("usd_per_hour: {cpu: 1}")
+    if named:
+        monkeypatch.setenv("BAKEOFF_SETTINGS", named)
+    worker.work("cpu")
+    assert os.environ["BAKEOFF_SETTINGS"] == str(tmp_path / (named or "bakeoff.yaml"))
 
 
 def test_a_worker_for_no_pool_of_ours_is_refused(root: Path) -> None:
