@@ -14,7 +14,7 @@ from tasks.contenders.hybrid import ALWAYS, CHART, NEVER, Point, build_hybrid, c
 from tasks.contenders.loader import load_contender
 from tasks.data.examples import read_examples
 from tasks.data.predictions import read_predictions, write_table
-from tasks.errors import BadConfig, IntegrityError
+from tasks.errors import BadConfig, EndpointError, IntegrityError
 from tasks.evaluation.predictions import predict
 from tasks.evaluation.scores import score
 from tasks.manifest import FILE, read_manifest, write_manifest
@@ -29,7 +29,7 @@ from tasks.settings import Settings
 from tasks.workspace import Workspace
 from tests.places import NamedPlaces
 from tests.prompting.conftest import make_endpoint
-from tests.prompting.loopback import Loopback, Say, completion
+from tests.prompting.loopback import Loopback, Say, completion, error
 from tests.tiny_model import GOOD, SIZES, examples
 
 ROUTED = Hybrid(name="routed", tuned="lora", prompt="asked")
@@ -302,6 +302,10 @@ def test_a_prompt_that_scores_labels_is_calibrated_for_what_it_is_told_in_a_hybr
         scoring = Prompt(name="asked", endpoint="there", techniques=[Technique.LOG_PROBABILITY])
         prompt = build_prompt(scoring, Task(), dataset, places, cap, workspace)
         alone = predict(prompt, dataset, places, cap, workspace)
+        with Loopback(lambda request, number: error(500)) as out:
+            away = NamedPlaces(settings, {"there": make_endpoint(out.url, attempts=1)})
+            with pytest.raises(EndpointError, match="so told cannot be calibrated"):
+                build_hybrid(TOLD, lora, of_tuned, prompt, alone, dataset, away, cap, workspace)
         told = build_hybrid(TOLD, lora, of_tuned, prompt, alone, dataset, places, cap, workspace)
         sent = len(server.requests)
         together = predict(told, dataset, places, cap, workspace)

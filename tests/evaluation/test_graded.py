@@ -10,7 +10,7 @@ from tasks.config import BakeoffConfig, Trivial
 from tasks.contenders.trivial import build_trivial
 from tasks.data.examples import read_examples, write_examples
 from tasks.data.predictions import read_predictions
-from tasks.errors import BadConfig, BudgetReached
+from tasks.errors import BadConfig, BudgetReached, EndpointError
 from tasks.evaluation.graded import GRADES
 from tasks.evaluation.scores import Evaluation, evaluate
 from tasks.grading.judge import Judge
@@ -23,7 +23,7 @@ from tasks.workspace import Workspace
 from tests.grading.making import student_of
 from tests.places import NamedPlaces
 from tests.prompting.conftest import make_endpoint
-from tests.prompting.loopback import Loopback, Say, completion
+from tests.prompting.loopback import Loopback, Say, completion, error
 
 SAID = {"positive": "a bright film", "negative": "a flat film"}
 TEACHER = {"name": "teacher", "endpoint": "there"}
@@ -59,8 +59,10 @@ def lenient(request: dict[str, Any], _number: int) -> Say:
     return Say(completion(json.dumps({"label": "correct" if right else "wrong"})))
 
 
-def run(free: DatasetRecord, home: Path, url: str, config: BakeoffConfig, usd: float = 1.0) -> tuple[Evaluation, Cap]:
-    there, cap, workspace = make_endpoint(url), Cap(usd), Workspace(home / "workspace")
+def run(
+    free: DatasetRecord, home: Path, url: str, config: BakeoffConfig, usd: float = 1.0, attempts: int = 3
+) -> tuple[Evaluation, Cap]:
+    there, cap, workspace = make_endpoint(url, attempts=attempts), Cap(usd), Workspace(home / "workspace")
     places = NamedPlaces(Settings(home=home, endpoints={"there": there}), {"there": there})
     judge = None
     if config.grader:
@@ -96,6 +98,26 @@ def test_an_answer_without_a_grade_is_wrong(free: DatasetRecord, tmp_path: Path)
         plain, _ = run(free, tmp_path, server.url, make_config())
         graded, _ = run(free, tmp_path, server.url, make_config(prompt=TEACHER))
     assert graded.scores.test.accuracy == plain.scores.test.accuracy
+
+
+def test_an_answer_whose_grader_was_out_of_reach_is_graded_by_the_next_run_and_kept_as_wrong_by_none(
+    free: DatasetRecord, tmp_path: Path
+) -> None:
+    out = True
+
+    def ill(request: dict[str, Any], number: int) -> Say:
+        return error(500) if out and "BRIGHT" in request["messages"][0]["content"] else lenient(request, number)
+
+    with Loopback(ill) as server:
+        with pytest.raises(
+            EndpointError, match=r"no reply to \d+ of \d+ answers of majority; its other grades are kept: run again"
+        ):
+            run(free, tmp_path, server.url, make_config(prompt=TEACHER), attempts=1)
+        out, before = False, len(server.requests)
+        graded, _ = run(free, tmp_path, server.url, make_config(prompt=TEACHER))
+        assert all("BRIGHT" in request["messages"][0]["content"] for request in server.requests[before:])
+    said = json.loads((graded.predictions.folder / GRADES).read_text())
+    assert {each["failure"] for each in said} == {None}
 
 
 def test_the_cap_holds_for_the_grader_too(free: DatasetRecord, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pytest
 
 from tasks.config import Format, Prompt, Task, Technique
 from tasks.data.examples import write_examples
-from tasks.errors import BadConfig, BadData, OutsideRoots
+from tasks.errors import BadConfig, BadData, EndpointError, OutsideRoots
 from tasks.manifest import read_manifest
 from tasks.prompting.ask import read_prompt
 from tasks.prompting.budget import Cap
@@ -14,10 +15,11 @@ from tasks.prompting.techniques.registry import TECHNIQUES
 from tasks.prompting.techniques.registry import build_prompt as build_with
 from tasks.prompting.techniques.scoring import fit_calibration
 from tasks.records import ContenderRecord, DatasetRecord, Example
-from tasks.settings import Endpoint, load_settings
+from tasks.settings import Endpoint, Settings, load_settings
 from tasks.workspace import Workspace
 from tests.places import NamedPlaces
 from tests.prompting.conftest import make_endpoint
+from tests.prompting.loopback import Loopback, Say, completion, error
 
 LABELS = ["bad", "fine", "good"]
 ENDPOINT = make_endpoint("", model="m")
@@ -196,6 +198,28 @@ def test_labels_that_begin_alike_cannot_be_scored(dataset: DatasetRecord, worksp
     alike = dataset.model_copy(update={"labels": ["very bad", "very good"]})
     with pytest.raises(BadConfig, match="begin alike"):
         build_prompt(Prompt(name="p", techniques=[Technique.LOG_PROBABILITY]), alike, ENDPOINT, workspace)
+
+
+def test_a_prompt_whose_endpoint_is_out_of_reach_on_dev_is_not_kept_uncalibrated(
+    dataset: DatasetRecord, workspace: Workspace
+) -> None:
+    with Loopback(lambda request, number: error(500) if "row 1" in request["messages"][-1]["content"] else scored()) as server:
+        asked = Prompt(name="scored", endpoint="there", techniques=[Technique.LOG_PROBABILITY])
+        there = {"there": make_endpoint(server.url, attempts=1)}
+        places = NamedPlaces(Settings(home=workspace.root.parent, endpoints=there), there)
+        for _ in range(2):
+            with pytest.raises(EndpointError, match="no reply to 11 of 90 dev rows, so scored cannot be calibrated"):
+                build_with(asked, Task(), dataset, places, Cap(1), workspace)
+
+
+def scored() -> Say:
+    """An answer with the probabilities of its alternatives."""
+    top = [
+        {"token": name, "logprob": math.log(share), "bytes": None} for name, share in (("good", 0.7), ("bad", 0.2), ("fine", 0.1))
+    ]
+    reply = completion("good")
+    reply["choices"][0]["logprobs"] = {"content": [{**top[0], "top_logprobs": top}]}
+    return Say(reply)
 
 
 def test_calibration_finds_the_bias_that_makes_dev_right() -> None:

@@ -5,10 +5,11 @@ import math
 from collections.abc import Sequence
 
 from tasks.data.examples import read_examples
-from tasks.errors import BadConfig
-from tasks.prompting.ask import answer_questions, questions_of
+from tasks.errors import BadConfig, EndpointError
+from tasks.prompting.ask import UNREACHED, answer_questions, questions_of
 from tasks.prompting.messages import PromptSpec
 from tasks.prompting.techniques.drafting import Drafting
+from tasks.prompting.techniques.examples import MAX_UNREACHED
 from tasks.records import Answer, Example
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ def log_probability(spec: PromptSpec, drafting: Drafting) -> PromptSpec:
 
 
 def calibrate(spec: PromptSpec, drafting: Drafting) -> PromptSpec:
-    """Fit the scale and the labels' bias to dev (Platt scaling, as multinomial logistic regression over the labels' scores)."""
+    """Fit the scale and the labels' bias to dev (Platt scaling, as multinomial logistic regression over the labels' scores). Raises
+    as `fit_to` and asking do."""
     dev = [row for row in read_examples(drafting.dataset, "dev") if row.label is not None]
     answers = answer_questions(spec, questions_of(drafting.folder, spec, dev), drafting.ask())
     return fit_to(spec, dev, answers, drafting.prompt.name)
@@ -41,7 +43,17 @@ def calibrate(spec: PromptSpec, drafting: Drafting) -> PromptSpec:
 
 def fit_to(spec: PromptSpec, rows: Sequence[Example], answers: Sequence[Answer], name: str) -> PromptSpec:
     """The prompt with the calibration that suits what it answered about labelled rows while it had none; as it was where too few
-    of them gave probabilities."""
+    of them gave probabilities.
+
+    Raises:
+        EndpointError: too many rows had no reply, so the prompt would stay uncalibrated for want of an endpoint.
+    """
+    unreached = sum(answer.failure in UNREACHED for answer in answers)
+    if unreached > MAX_UNREACHED * len(rows):
+        raise EndpointError(
+            f"{spec.model} gave no reply to {unreached} of {len(rows)} dev rows, so {name} cannot be calibrated; what was answered "
+            f"is kept: run again when the endpoint {spec.endpoint!r} answers"
+        )
     pairs = [(answer.logits, str(row.label)) for row, answer in zip(rows, answers, strict=True) if answer.logits]
     if len(pairs) < FEWEST_ROWS:
         logger.warning("%s: %d of %d dev rows gave probabilities; nothing is calibrated", name, len(pairs), len(rows))
