@@ -16,6 +16,7 @@ from tasks.evaluation.scores import Evaluation
 from tasks.evaluation.stage import evaluate
 from tasks.grading.judge import Judge, check_fits
 from tasks.grading.stage import build_referee
+from tasks.grading.validation import doubts_of
 from tasks.orchestration import (
     Lanes,
     ask_approval,
@@ -36,7 +37,7 @@ from tasks.registry.stage import fetch_champion, find_champion, grading_champion
 from tasks.reporting.stage import page
 from tasks.retraining.stage import remember
 from tasks.tuning.stage import find_base, train
-from tasks.verdict.report import approved, verdict_of
+from tasks.verdict.report import approved, verdict_of, withheld
 from tasks.verdict.stage import gate, looks, report
 
 Evaluated = list[tuple[ContenderRecord, Evaluation]]
@@ -92,7 +93,9 @@ def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdi
         why=why,
         created=datetime.now(UTC),
     )
-    if judgement.decision is Decision.PUBLISH and config.gate.approval:
+    if verdict.decision is Decision.PUBLISH:
+        verdict = withheld(verdict, graders_doubts(config, bench))
+    if verdict.decision is Decision.PUBLISH and config.gate.approval:
         verdict = approved(verdict, ask_approval(verdict, config.gate.approval_hours))
     if verdict.decision is Decision.PUBLISH:
         winner, evaluation = next(each for each in evaluated if each[0].name == judgement.winner)
@@ -164,3 +167,9 @@ def seat_grader(config: BakeoffConfig, bench: Bench) -> Judge | None:
     grader = Judge(contender, bench.asking(contender), bench.settings, bench.workspace)
     check_fits(grader, config.grader.right)
     return grader
+
+
+def graders_doubts(config: BakeoffConfig, bench: Bench) -> list[str]:
+    """Why nothing may be published on the grader's word; empty for one that was validated, and where nobody grades."""
+    grader = seat_grader(config, bench)
+    return doubts_of(grader) if grader else []

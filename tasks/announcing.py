@@ -24,7 +24,8 @@ LONGEST = 500
 
 def announce(verdict: Verdict) -> None:
     """Tell of a verdict that is news: a champion that stays is none."""
-    refused = verdict.decision is Decision.NOT_ENOUGH_EVIDENCE or (verdict.approval and not verdict.approval.approved)
+    unapproved = verdict.approval and not verdict.approval.approved
+    refused = verdict.decision is Decision.NOT_ENOUGH_EVIDENCE or unapproved or verdict.doubts
     if verdict.decision is Decision.PUBLISH:
         _tell(NEW_CHAMPION, verdict.name, verdict.reason, winner=verdict.winner or "")
     elif refused:

@@ -838,6 +838,8 @@ class Verdict(Model):
     grader: str | None = None
     """Who went over free-text answers that are not their reference's text: a prompt, or the champion of a bake-off; null where
     nobody did."""
+    doubts: list[str] = []
+    """Why the grader is not validated, where nothing was published for that reason alone."""
     approval: Approval | None = None
     """What a person said, where the gate asked for approval; null where nobody was asked."""
     effects: list[Effect] = []

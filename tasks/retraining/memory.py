@@ -69,13 +69,13 @@ def recall_answers(config: BakeoffConfig, workspace: Workspace) -> Answers:
 
 
 def remember_answer(config: BakeoffConfig, data: str, verdict: Verdict, workspace: Workspace) -> None:
-    """Keep what a verdict dealt with: the data, the question, and the reasons for which it ran. One that waits for a person's word
-    dealt with nothing yet.
+    """Keep what a verdict dealt with: the data, the question, and the reasons for which it ran. One that waits for a person's word,
+    or for its grader to be validated, dealt with nothing yet.
 
     Args:
         data: the revision of the source that was read.
     """
-    if verdict.approval and verdict.approval.approved is None:
+    if verdict.doubts or (verdict.approval and verdict.approval.approved is None):
         return
     reasons = verdict.why.reasons if verdict.why else []
     answer = Answer(

@@ -111,12 +111,29 @@ def approved(verdict: Verdict, word: Approval) -> Verdict:
     """The verdict after a person was asked: without a yes nothing is published, whatever the evidence."""
     if word.approved:
         return verdict.model_copy(update={"approval": word})
-    stays = Decision.KEEP_CHAMPION if verdict.champion else Decision.NOT_ENOUGH_EVIDENCE
     refused = f"{word.by or 'a person'} did not approve it{f' ({word.note})' if word.note else ''}"
     no = refused if word.approved is False else f"nobody approved it within {word.hours:g} hours"
-    reason = f"{verdict.winner} would have been published, but {no}. The evidence: {verdict.reason}"
-    update = {"approval": word, "decision": stays, "reason": reason, "winner": None, "route": None}
-    return verdict.model_copy(update=update)
+    return _unpublished(verdict, no, approval=word)
+
+
+def withheld(verdict: Verdict, doubts: Sequence[str]) -> Verdict:
+    """The verdict once the grader was looked at: on the word of one that was not validated nothing is published, whatever the
+    evidence.
+
+    Args:
+        doubts: why it is not validated; empty where it is, or where nobody graded.
+    """
+    if not doubts:
+        return verdict
+    no = f"its answers were graded by {verdict.grader}, which has not been validated: {'; '.join(doubts)}"
+    return _unpublished(verdict, no, doubts=list(doubts))
+
+
+def _unpublished(verdict: Verdict, why_not: str, **more: Any) -> Verdict:
+    """The same evidence without its winner."""
+    stays = Decision.KEEP_CHAMPION if verdict.champion else Decision.NOT_ENOUGH_EVIDENCE
+    reason = f"{verdict.winner} would have been published, but {why_not}. The evidence: {verdict.reason}"
+    return verdict.model_copy(update={"decision": stays, "reason": reason, "winner": None, "route": None, **more})
 
 
 def render_verdict(verdict: Verdict, closer: Sequence[str] = (), page: str = "") -> "RenderableType":

@@ -216,6 +216,26 @@ def test_hybrids_follow_their_parts_and_routing_pays_for_nothing_again(
     assert same(again_run) == same(verdict)
 
 
+def test_a_contender_whose_answers_an_unvalidated_grader_went_over_is_not_published(start: Start, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    verdict = finish(
+        start(
+            home,
+            "dataset.kind=generation",
+            "tuned=[]",
+            "grader={prompt: {name: teacher, endpoint: loopback}}",
+            "gate.approval=true",
+        )
+    )
+    assert verdict["comparison"]["p_value"] < 0.05
+    assert (verdict["decision"], verdict["winner"], verdict["champion"]) == ("not_enough_evidence", None, None)
+    assert verdict["approval"] is None, "nobody is asked about what cannot be published"
+    assert (
+        "asked would have been published, but its answers were graded by teacher, which has not been validated" in verdict["reason"]
+    )
+    assert verdict["doubts"] == ["nothing was measured; `bakeoff grade` measures it on rows that people graded"]
+
+
 def test_a_version_is_made_again_from_what_it_records_and_what_differs_is_said(
     unbroken: Unbroken, folder: Path, readable: Path, server: str
 ) -> None:

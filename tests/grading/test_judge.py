@@ -6,16 +6,19 @@ from typing import Any
 
 import pytest
 
-from tasks.config import Trivial, load_config
+from tasks.config import Grader, Prompt, Task, Trivial, load_config
 from tasks.contenders.trivial import build_trivial
 from tasks.errors import BadConfig
 from tasks.grading.grade import choose_prompt
 from tasks.grading.judge import FreeText, Judge, grade_rows, judge_answers, pick_prompt, unseen
+from tasks.grading.referee import build_referee
+from tasks.prompting.budget import Cap
 from tasks.prompting.messages import Shot, render
 from tasks.records import Example, Failure
 from tasks.settings import Settings
 from tasks.workspace import Workspace
 from tests.grading.making import COLUMNS, KENNEDY, QUESTION, REASON, SEED, make_config, make_judge, make_rows, teacher
+from tests.places import NamedPlaces
 from tests.prompting.conftest import make_endpoint
 from tests.prompting.loopback import Loopback, Say, completion
 from tests.tiny_model import make_dataset
@@ -124,6 +127,15 @@ def test_rows_that_the_prompt_shows_as_examples_prove_nothing(tmp_path: Path) ->
     assert unseen(judge, rows) == rows
     judge.__dict__["spec"] = judge.spec.model_copy(update={"shots": [Shot(inputs=rows[0].inputs, label="correct")]})
     assert unseen(judge, rows) == rows[1:]
+
+
+def test_a_bake_offs_grader_is_the_judge_that_grading_validates_by_the_same_prompt(tmp_path: Path) -> None:
+    prompt = {"name": "teacher", "endpoint": "there", "template": "grader", "instructions": "Grade it: correct or wrong."}
+    config = make_config(**prompt).model_copy(update={"task": Task()})
+    judge = make_judge("http://a.example/v1", tmp_path, config)
+    places = NamedPlaces(judge.settings, {"there": make_endpoint("http://a.example/v1")})
+    referee = build_referee(Grader(prompt=Prompt.model_validate(prompt)), places, Cap(1), Workspace(tmp_path / "other"))
+    assert Judge(referee, judge.ask, judge.settings, judge.workspace).fingerprint == judge.fingerprint
 
 
 def test_another_wording_model_or_server_is_another_judge(tmp_path: Path) -> None:

@@ -63,5 +63,7 @@ def test_what_verdicts_dealt_with_is_kept_by_store_and_name(tmp_path: Path) -> N
     silent = made.model_copy(update={"approval": Approval(approved=None, hours=1)})
     remember_answer(config(), "c" * 64, silent, space)
     assert recall_answers(config(), space) == found, "nobody said a word yet, so the next run asks again"
+    remember_answer(config(), "c" * 64, made.model_copy(update={"doubts": ["nothing was measured"]}), space)
+    assert recall_answers(config(), space) == found, "its grader may be validated by the next run"
     assert recall_answers(config(store="aws"), space).answers == []
     assert recall_answers(config(name="other"), space).answers == []

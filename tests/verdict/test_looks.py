@@ -7,7 +7,7 @@ from tasks.data.examples import read_examples, write_examples
 from tasks.evaluation.scores import Evaluation
 from tasks.records import Approval, Arm, Champion, DatasetRecord, Decision
 from tasks.verdict.looks import count_looks
-from tasks.verdict.report import approved
+from tasks.verdict.report import approved, withheld
 from tasks.workspace import Workspace
 from tests.evaluation.conftest import examples
 from tests.verdict.builders import contestant
@@ -52,3 +52,13 @@ def test_without_a_yes_nothing_is_published_whatever_the_evidence():
     refused = approved(made.model_copy(update={"champion": champion}), Approval(approved=False, by="Ann", note="too odd", hours=24))
     assert refused.decision is Decision.KEEP_CHAMPION
     assert "Ann did not approve it (too odd)" in refused.reason
+
+
+def test_on_the_word_of_a_grader_that_was_not_validated_nothing_is_published_whatever_the_evidence():
+    made = verdict(champion=None, grader="teacher")
+    assert withheld(made, []) == made
+    without = withheld(made, ["8 graded rows, 30 are needed"])
+    assert (without.decision, without.winner, without.route) == (Decision.NOT_ENOUGH_EVIDENCE, None, None)
+    assert "graded by teacher, which has not been validated: 8 graded rows, 30 are needed" in without.reason
+    champion = Champion(uri="s3://b/c/", version=1, sha256="a" * 64, contender="old")
+    assert withheld(made.model_copy(update={"champion": champion}), without.doubts).decision is Decision.KEEP_CHAMPION
