@@ -17,7 +17,7 @@ from tasks.workspace import Building, Stage, Workspace
 
 STAGE = Stage(
     "verdict",
-    4,
+    5,
     (
         "tasks.evaluation.clusters",
         "tasks.verdict.contestants",
@@ -84,7 +84,7 @@ def judge(
                 "effects": find_effects(prompted, gate.alpha, rows.clusters),
                 "format_spread": find_format_spread(prompted),
                 "best_prompts": find_best_prompts(prompted),
-                "lifts": find_lifts(tuned, contestants, gate.alpha),
+                "lifts": find_lifts(tuned, contestants, gate.alpha, rows.clusters),
             }
         )
 

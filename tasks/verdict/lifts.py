@@ -11,22 +11,25 @@ from typing import Literal
 from tasks.config import OBJECTIVES_OWN, Method, Objective, Tuned
 from tasks.records import Comparison, Lift
 from tasks.verdict.contestants import Contestant
-from tasks.verdict.statistics import compare, holm
+from tasks.verdict.statistics import Clusters, compare, holm
 
 Of = Literal["method", "objective"]
 
 
-def find_lifts(tuned: Sequence[Tuned], contestants: Sequence[Contestant], alpha: float) -> list[Lift]:
+def find_lifts(
+    tuned: Sequence[Tuned], contestants: Sequence[Contestant], alpha: float, clusters: Clusters = None
+) -> list[Lift]:
     """The lift of every tuned contender that has another to be measured against, in the config's order.
 
     Args:
         alpha: a difference counts as found where its p-value, corrected by Holm over all lifts, is below it.
+        clusters: what the test rows belong to, as of `compare`; None where each stands alone.
     """
     by_name = {each.name: each for each in contestants}
     known = [each for each in tuned if each.name in by_name]
     pairs = [(each, against, of) for each in known for against, of in _references(each, known)]
     same_rows = [pair for pair in pairs if by_name[pair[0].name].examples == by_name[pair[1].name].examples]
-    found = [_compare(by_name[each.name], by_name[against.name], alpha) for each, against, _ in same_rows]
+    found = [_compare(by_name[each.name], by_name[against.name], alpha, clusters) for each, against, _ in same_rows]
     adjusted = holm([comparison.p_value for comparison in found])
     return [
         Lift(
@@ -67,5 +70,5 @@ def _ground(tuned: Tuned) -> tuple[str, str, int, str]:
     return tuned.base, tuned.revision, tuned.max_tokens, tuned.truncation_side
 
 
-def _compare(first: Contestant, second: Contestant, alpha: float) -> Comparison:
-    return compare(first.name, [right is True for right in first.correct], second.name, [r is True for r in second.correct], alpha)
+def _compare(first: Contestant, second: Contestant, alpha: float, clusters: Clusters) -> Comparison:
+    return compare(first.name, first.right, second.name, second.right, alpha, clusters)

@@ -47,6 +47,17 @@ def test_what_adds_nothing_is_said_to_add_nothing() -> None:
     assert (lift.finding, lift.p_holm) == ("none", 1.0)
 
 
+def test_rows_of_one_cluster_make_no_lift_between_them() -> None:
+    """20 clusters of 25 rows that are alike: LoRA is better in 7 of them and worse in 3, which chance does often."""
+    better = [place // 25 < 7 for place in range(500)]
+    worse = [7 <= place // 25 < 10 for place in range(500)]
+    arms = [contestant("lora", Arm.TUNED, better), contestant("head", Arm.TUNED, worse)]
+    alone, together = (find_lifts([LORA, HEAD], arms, 0.05, each)[0] for each in (None, [place // 25 for place in range(500)]))
+    assert (alone.finding, together.finding) == ("gain", "none")
+    assert together.comparison.clusters == 20
+    assert together.comparison.interval[0] < 0 < alone.comparison.interval[0]
+
+
 def test_contenders_on_other_tokens_or_bases_are_not_compared() -> None:
     other = [Tuned(name="short", max_tokens=64), Tuned(name="elsewhere", base="owner/other")]
     assert [lift.contender for lift in lifts(0.9, 0.7, *other)] == ["lora"]
