@@ -16,7 +16,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
@@ -32,7 +32,7 @@ GATE = Gate()
 ACCURACY = 0.8
 DISCORDANT = 0.1
 DEV_ROWS = 200
-SLOW = {"macro_f1": 20, "clusters": 10}
+SLOW = {"macro_f1": 20, "clusters": 10, "cost_clusters": 2}
 """Scenarios whose tests resample: fewer simulations by this factor."""
 Draw = numpy.random.Generator
 Answers = numpy.ndarray
@@ -41,17 +41,20 @@ Answers = numpy.ndarray
 class Draws:
     """Answers of several contenders to the same rows, any two of which differ on `DISCORDANT` of the rows, as expected."""
 
-    def __init__(self, dice: Draw, n: int, clusters: int | None = None) -> None:
+    def __init__(self, dice: Draw, n: int, clusters: int | None = None, sizes: Sequence[int] = ()) -> None:
         self.dice, self.n = dice, n
         self.examples = tuple(map(str, range(n)))
         self.redrawn = 1 - math.sqrt(1 - DISCORDANT / (2 * ACCURACY * (1 - ACCURACY)))
         self.cluster = numpy.arange(n) if clusters is None else numpy.arange(n) % clusters
+        if sizes:
+            self.cluster = numpy.repeat(numpy.arange(len(sizes)), sizes)
         self.base = self._coins(ACCURACY)
 
     def answers(self, worse_by: float = 0.0, where: Any = None) -> Answers:
-        """Whether each row is right, for a contender of accuracy `ACCURACY` less `worse_by`, there alone if `where` is given."""
+        """Whether each row is right, for a contender of accuracy `ACCURACY` less `worse_by`, there alone if `where` is given.
+        Where rows come in clusters it is worse on whole ones, the hardest to see."""
         own = numpy.where(self._coins(self.redrawn), self._coins(ACCURACY), self.base)
-        spoiled = self.dice.random(self.n) < worse_by / ACCURACY
+        spoiled = self.dice.random(int(self.cluster.max()) + 1)[self.cluster] < worse_by / ACCURACY
         return own & ~(spoiled if where is None else spoiled & where)
 
     def contestant(self, name: str, arm: Arm, right: Answers, cost: float | None = 1.0, labels: Any = None) -> Contestant:
@@ -160,6 +163,14 @@ def clusters(dice: Draw) -> Judgement:
     return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())], gate=GATE, rows=rows)
 
 
+def cost_clusters(dice: Draw) -> Judgement:
+    """As `cost`, where rows come in 15 large clusters and 150 small ones, and the contender is worse on whole clusters."""
+    sizes = [100] * 15 + [10] * 150
+    draws = Draws(dice, sum(sizes), sizes=sizes)
+    rows = Rows(clusters=tuple(draws.cluster.tolist()))
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(GATE.margin), 0.1)], rows=rows)
+
+
 def macro_f1(dice: Draw) -> Judgement:
     """One contender as good as the champion by macro-F1 over three labels, the rarest of them one row in ten."""
     draws = Draws(dice, 500)
@@ -202,7 +213,8 @@ def _against_champion(
 
 
 SCENARIOS: dict[str, Callable[[Draw], Judgement]] = {
-    each.__name__: each for each in (one, identical, several, small, first, twenty, cost, economical, slices, clusters, macro_f1)
+    each.__name__: each
+    for each in (one, identical, several, small, first, twenty, cost, economical, slices, clusters, cost_clusters, macro_f1)
 }
 
 

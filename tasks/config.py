@@ -633,7 +633,8 @@ class Gate(Part):
     minimum_gain: float = Field(0.0, ge=0, lt=1)
     """The gain in the metric that a new champion must show on test."""
     minimum_rows: int = Field(30, ge=2)
-    """With fewer test rows (clusters, where dataset.cluster names them) the verdict is always `not_enough_evidence`."""
+    """With fewer test rows (where dataset.cluster names clusters: clusters of equal size) the verdict is always
+    `not_enough_evidence`; no guard on calibration holds with fewer."""
     margin: float = Field(0.01, ge=0, lt=1)
     """Contenders within this much of each other count as equally good, so that the cheaper one may take or keep the place; 0 leaves
     costs out of the decision."""

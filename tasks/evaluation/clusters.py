@@ -36,3 +36,12 @@ def design_effect(values: "Sequence[Any] | numpy.ndarray", clusters: "Sequence[A
     residuals = numpy.bincount(codes, weights=figures - figures.mean())
     between = len(sizes) / (len(sizes) - 1) * float((residuals**2).sum()) / n**2
     return max(1.0, between / spread)
+
+
+def effective_clusters(sizes: "Sequence[int] | numpy.ndarray") -> float:
+    """How many clusters of equal size these are worth (Kish 1965, *Survey Sampling*): a few large ones count for little more than
+    themselves, however many small ones there are."""
+    import numpy
+
+    rows = numpy.asarray(sizes, dtype=float)
+    return float(rows.sum() ** 2 / (rows**2).sum())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.config import Metric
 from tasks.data.examples import input_text, read_examples
+from tasks.evaluation.clusters import effective_clusters
 from tasks.evaluation.scores import Evaluation
 from tasks.records import Arm, DatasetRecord, Example, Scores, ScoresRecord
 from tasks.workspace import digest
@@ -80,6 +81,13 @@ class Rows:
             return None
         codes = numpy.asarray(self.clusters)
         return numpy.unique(codes if places is None else codes[list(places)], return_inverse=True)[1]
+
+    def worth(self, places: Sequence[int]) -> float:
+        """How many rows these are; where rows come in clusters, how many clusters of equal size they are worth."""
+        import numpy
+
+        codes = self.codes(places)
+        return len(places) if codes is None or not len(codes) else effective_clusters(numpy.bincount(codes))
 
     def fingerprint(self) -> str:
         """Of all this."""

@@ -164,8 +164,11 @@ def find_odd(field: Field) -> str | None:
 def _few(gate: Gate, rows: int, known: Rows) -> str | None:
     if known.clusters is not None and len(known.clusters) != rows:
         return f"{len(known.clusters)} test rows have a cluster, and {rows} were scored"
-    if known.clusters is not None and len(set(known.clusters)) < gate.minimum_rows:
-        return f"test has {len(set(known.clusters))} clusters of rows, and the gate asks for {gate.minimum_rows}"
+    if known.clusters is not None:
+        there, worth = len(set(known.clusters)), known.worth(range(rows))
+        if worth < gate.minimum_rows:
+            unequal = f", of sizes so unequal that they are worth {worth:.1f}" if there >= gate.minimum_rows else ""
+            return f"test has {there} clusters of rows{unequal}, and the gate asks for {gate.minimum_rows}"
     if rows < gate.minimum_rows:
         return f"test has {rows} rows, and the gate asks for {gate.minimum_rows}"
     if any(len(values) != rows for values in known.slices.values()):

@@ -1,12 +1,13 @@
 """What a new champion must be shown to be no worse at than the old one: parts of the rows, and calibration."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from tasks.config import Gate
 from tasks.evaluation.clusters import design_effect
 from tasks.records import Difference, Guard, Slice
 from tasks.verdict.contestants import Contestant, Rows
-from tasks.verdict.measures import brier_difference, ece_difference
+from tasks.verdict.measures import both_sure, brier_difference, ece_difference
 from tasks.verdict.power import rows_to_bound
 from tasks.verdict.statistics import pair, wilson
 
@@ -31,9 +32,9 @@ def find_guards(gate: Gate, contender: Contestant, champion: Contestant, label: 
     ]
     for name, margin, measure in asked:
         if margin is not None:
-            found.append(
-                _calibration_guard(name, margin, measure(contender, champion, rows, gate.alpha), contender, champion, label)
-            )
+            lacking = _lacking(gate, contender, champion, rows)
+            difference = measure(contender, champion, rows, gate.alpha)
+            found.append(_calibration_guard(name, margin, difference, contender, champion, label, lacking))
     return found
 
 
@@ -77,14 +78,27 @@ def _slice_guard(
     )
 
 
+def _lacking(gate: Gate, contender: Contestant, champion: Contestant, rows: Rows) -> int:
+    """How many more rows with a probability of both the gate asks for; what is drawn again from a handful is far too sure."""
+    both = both_sure(contender, champion)
+    worth = rows.worth(both)
+    return max(0, math.ceil(gate.minimum_rows * len(both) / worth) - len(both)) if both else gate.minimum_rows
+
+
 def _calibration_guard(
-    what: str, margin: float, found: Difference | None, contender: Contestant, champion: Contestant, label: str
+    what: str, margin: float, found: Difference | None, contender: Contestant, champion: Contestant, label: str, lacking: int
 ) -> Guard:
-    """Less is better here. Two that do not differ at all have no interval, and none is worse."""
+    """Less is better here. Two that do not differ at all have no interval, and none is worse.
+
+    Args:
+        lacking: rows for want of which nothing is shown.
+    """
     same = found is not None and found.interval is None and contender.probabilities == champion.probabilities
     held: bool | None = True if same else None
     if found and found.interval:
         held = True if found.interval[1] < margin else False if found.interval[0] > margin else None
+    if lacking:
+        held = None
     return Guard(
         contender=contender.name,
         against=label,
@@ -94,4 +108,5 @@ def _calibration_guard(
         interval=found.interval if found else None,
         n=found.n if found else 0,
         held=held,
+        more_rows=lacking or None,
     )

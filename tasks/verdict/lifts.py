@@ -16,9 +16,7 @@ from tasks.verdict.statistics import Clusters, compare, holm
 Of = Literal["method", "objective"]
 
 
-def find_lifts(
-    tuned: Sequence[Tuned], contestants: Sequence[Contestant], alpha: float, clusters: Clusters = None
-) -> list[Lift]:
+def find_lifts(tuned: Sequence[Tuned], contestants: Sequence[Contestant], alpha: float, clusters: Clusters = None) -> list[Lift]:
     """The lift of every tuned contender that has another to be measured against, in the config's order.
 
     Args:

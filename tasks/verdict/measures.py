@@ -84,11 +84,16 @@ def macro_f1_sums(first: Contestant, second: Contestant) -> Sums | None:
     return Sums(parts(first), parts(second), figure)
 
 
+def both_sure(first: Contestant, second: Contestant) -> list[int]:
+    """The rows on which both gave a probability, by place."""
+    return [place for place, pair in enumerate(zip(first.probabilities, second.probabilities, strict=True)) if None not in pair]
+
+
 def _calibration(name: Any, first: Contestant, second: Contestant, rows: Rows, alpha: float, parts: Any, figure: Any) -> Any:
     """A figure over errors (probability less 1 or 0 for right or wrong) of the rows on which both gave a probability."""
     import numpy
 
-    both = [place for place, pair in enumerate(zip(first.probabilities, second.probabilities, strict=True)) if None not in pair]
+    both = both_sure(first, second)
     if not both:
         return None
     made = []

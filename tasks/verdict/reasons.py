@@ -87,10 +87,10 @@ def _guard(guard: Guard) -> str:
     asked = f"may be worse by {size(guard, guard.margin)}"
     if guard.difference is None:
         return f"{guard.what} cannot be measured"
-    if guard.interval is None:
-        return f"{guard.what} on {guard.n} rows, {size(guard, guard.difference, '+')} without an interval ({asked})"
-    low, high = (size(guard, bound, "+") for bound in guard.interval)
     more = f"; about {guard.more_rows:,} more such rows would tell" if guard.more_rows else ""
+    if guard.interval is None:
+        return f"{guard.what} on {guard.n} rows, {size(guard, guard.difference, '+')} without an interval ({asked}{more})"
+    low, high = (size(guard, bound, "+") for bound in guard.interval)
     return f"{guard.what} on {guard.n} rows, {size(guard, guard.difference, '+')} [{low}, {high}] ({asked}{more})"
 
 

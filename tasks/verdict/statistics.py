@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from tasks.evaluation.clusters import design_effect
+from tasks.evaluation.clusters import design_effect, effective_clusters
 from tasks.records import Comparison
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ class Pair:
     differing: "numpy.ndarray | None" = None
     """Where rows belong together: for each cluster in which the two differ, how many rows more the first had right."""
     totals: "numpy.ndarray | None" = None
+    degrees: float = math.inf
+    """Degrees of freedom of the difference's variance; few where few clusters tell of it."""
 
     @property
     def difference(self) -> float:
@@ -52,7 +54,7 @@ class Pair:
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Of the difference, at 1 - alpha."""
-        return difference_interval(self.effective, alpha)
+        return difference_interval(self.effective, alpha, self.degrees)
 
 
 def pair(first: Right, second: Right, clusters: Clusters = None) -> Pair:
@@ -75,7 +77,8 @@ def pair(first: Right, second: Right, clusters: Clusters = None) -> Pair:
         return Pair(counts, counts)
     effect = design_effect(differences, codes)
     sums = numpy.bincount(codes, weights=differences)
-    return Pair(counts, Discordant(*(figure / effect for figure in counts)), sums[sums != 0], sizes)
+    worth = Discordant(*(figure / effect for figure in counts))
+    return Pair(counts, worth, sums[sums != 0], sizes, _degrees(sums - differences.mean() * sizes, sizes))
 
 
 def compare(
@@ -148,15 +151,30 @@ def permute_clusters(sums: "numpy.ndarray", resamples: int = RESAMPLES) -> float
     return float(found.pvalue)
 
 
-def difference_interval(counts: Discordant, alpha: float) -> tuple[float, float]:
+def _degrees(residuals: "numpy.ndarray", sizes: "numpy.ndarray") -> float:
+    """Degrees of freedom of a variance that is the sum of the clusters' squared residuals (Satterthwaite 1946, Biometrics Bulletin
+    2:110-114, a fourth moment being three squared variances). Where a few clusters make it up it could as well have come out much
+    smaller; it has no more than clusters of equal size that are worth the same."""
+    squares = residuals**2
+    most = effective_clusters(sizes)
+    spread = float((squares**2).sum())
+    return min(most, 3 * float(squares.sum()) ** 2 / spread) - 1 if spread else most - 1
+
+
+def difference_interval(counts: Discordant, alpha: float, degrees: float = math.inf) -> tuple[float, float]:
     """The score interval of the difference of two paired proportions, at 1 - alpha.
 
     Tango T. (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample design,
     Statistics in Medicine 17:891-908. It stays within -1 and 1, has a width when no row differs, and keeps close to its level
     from a few dozen rows on (Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850-2875). It inverts McNemar's
     asymptotic test, so it can just leave out 0 where the exact p-value is just above alpha: whoever decides asks for both.
+
+    Args:
+        degrees: of freedom, where the variance comes from clusters: Student's t takes the place of the normal; none says nothing.
     """
-    z = NormalDist().inv_cdf(1 - alpha / 2)
+    if degrees <= 0:
+        return -1.0, 1.0
+    z = _quantile(1 - alpha / 2, degrees)
     difference = (counts.only_first - counts.only_second) / counts.n
     low = _root(lambda delta: _score(counts, delta) - z, -1.0, difference) if difference > -1 else -1.0
     high = _root(lambda delta: _score(counts, delta) + z, difference, 1.0) if difference < 1 else 1.0
@@ -181,6 +199,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
         adjusted[place] = highest
     return adjusted
+
+
+def _quantile(share: float, degrees: float) -> float:
+    """Of Student's t, or of the normal that it becomes."""
+    if math.isinf(degrees):
+        return NormalDist().inv_cdf(share)
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, share))
 
 
 def _score(counts: Discordant, delta: float) -> float:
