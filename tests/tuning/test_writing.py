@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 
+from serving.follower import check_answers
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import BakeoffConfig, Kind, Method, Objective, Tuned
 from tasks.contenders.loader import load_contender
+from tasks.contenders.writing import WritingPredictor
 from tasks.data.answers import same_text
 from tasks.data.completions import encode_completions, encode_prompts, frame_of
 from tasks.data.examples import read_examples, write_examples
 from tasks.data.tokenize import load_tokenizer, tokenize
 from tasks.errors import BadData
-from tasks.records import SPLITS, DatasetRecord, TokensRecord
+from tasks.manifest import read_manifest
+from tasks.records import SPLITS, DatasetRecord, Failure, TokensRecord
 from tasks.settings import Settings
 from tasks.tuning.further import further
 from tasks.tuning.language import complete
@@ -111,6 +114,11 @@ def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
     right = sum(same_text(answer.answer, str(row.label)) for answer, row in zip(answers, rows, strict=True))
     assert right / len(rows) > (0.6 if method is Method.FULL else 0.1)  # LoRA on random weights learns little
     assert {answer.label for answer in answers} == {None}
+    short = load_contender(made.folder, settings=_at(settings, causal))
+    assert isinstance(short, WritingPredictor)
+    short.spec = short.spec.model_copy(update={"max_answer_tokens": 1})
+    assert short.predict(rows[:1])[0].failure == Failure.CUT
+    check_answers(short, read_manifest(made.folder))  # it can be served all the same
 
 
 @pytest.mark.slow
