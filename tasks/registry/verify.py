@@ -6,14 +6,14 @@ hybrid both parts are proved: the tuned one's logits, and the messages that the 
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tasks.child import run_child, serve_child
 from tasks.contenders.hybrid import PROMPT, TUNED, prompt_part, questions, read_spec, render_hint
 from tasks.data.examples import read_example_file, split_path
-from tasks.data.predictions import FILE, read_table
+from tasks.data.predictions import FILE, read_predictions, read_table
 from tasks.errors import BudgetReached, IntegrityError
 from tasks.manifest import read_manifest
 from tasks.records import Answer, ContenderRecord, DatasetRecord, Model, PredictionsRecord
@@ -191,7 +191,9 @@ def _same_messages(
             f"the prompt that S3 returned renders other messages than {contender.name} does here (SHA-256 {theirs['sha256'][:12]}, "
             f"not {ours['sha256'][:12]}, over {ours['rows']} rows); it was not made champion"
         )
-    asked, repeated = _ask_again(request | {"contender": str(published)}, read_judged(predictions), places, cap)
+    said: Literal["label", "answer"] = "label" if dataset.labels else "answer"
+    judged = [None if row.failure else getattr(row, said) for row in read_predictions(predictions, "test")]
+    asked, repeated = _ask_again(request | {"contender": str(published)}, judged, said, places, cap)
     return RoundTrip(rows=ours["rows"], rows_asked_again=asked, answers_repeated=repeated)
 
 
@@ -243,16 +245,22 @@ def example_request(contender: Path) -> dict[str, Any]:
     return build_request(spec, {name: f"<{name}>" for name in spec.inputs}, hint=hint)
 
 
-def _ask_again(request: Mapping[str, str], judged: Judged, places: Places, cap: "Cap | None") -> tuple[int, int]:
-    """Ask the endpoint about the first test rows that had an answer of its, without the journal. Returns rows asked, labels
+def _ask_again(
+    request: Mapping[str, str], judged: Sequence[str | None], said: Literal["label", "answer"], places: Places, cap: "Cap | None"
+) -> tuple[int, int]:
+    """Ask the endpoint about the first test rows that had an answer of its, without the journal. Returns rows asked, answers
     repeated.
 
-    A remote LLM need not repeat itself, so another label is counted and not refused; no usable answer at all is.
+    A remote LLM need not repeat itself, so another answer is counted and not refused; no usable one at all is.
+
+    Args:
+        judged: what was said of each test row; None where nothing usable was.
+        said: which part of an answer that is: its label, or for free text the whole.
     """
     from tasks.prompting.ask import AskContext, answer_questions
 
     spec, asked = _asked(request)
-    answered = [row for row in asked if judged.labels[row] is not None][:ASKED_AGAIN]
+    answered = [row for row in asked if judged[row]][:ASKED_AGAIN]
     if cap is None or not answered:
         return 0, 0
     try:
@@ -261,7 +269,7 @@ def _ask_again(request: Mapping[str, str], judged: Judged, places: Places, cap: 
         logger.warning("round trip: no row was asked again: %s", error)
         return 0, 0
     _refuse_silence(answers)
-    repeated = sum(answer.label == judged.labels[row] for row, answer in zip(answered, answers, strict=True))
+    repeated = sum(getattr(answer, said) == judged[row] for row, answer in zip(answered, answers, strict=True))
     return len(answers), repeated
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,27 @@ def test_a_prompt_that_gets_no_answer_any_more_is_not_made_champion(tmp_path: Pa
         with pytest.raises(IntegrityError, match="none of 5 test rows got a usable answer"):
             publish(publication_of(winner, predictions, dataset, "direct"), places, workspace, Cap(1.0))
         assert current_champion(places, "direct", NAME) is None
+
+
+def test_a_prompt_for_free_text_is_asked_again_and_refused_where_it_gets_no_answer(
+    tmp_path: Path, made: Path, settings: Settings
+) -> None:
+    workspace, dataset = Workspace(tmp_path / "workspace"), tiny_dataset(made)
+    free = dataset.model_copy(update={"labels": [], "label_rows": {}, "fingerprint": "free"})
+
+    def says(text: str, finish: str = "stop") -> Callable[[dict[str, Any], int], Say]:
+        return lambda request, number: Say(completion(text, finish))
+
+    with Loopback(says("a flat film")) as server, LivePlaces(prompt_settings(settings, server.url)) as places:
+        winner = build_prompt(Prompt(name="zero", endpoint="there"), Task(), free, places, Cap(0), workspace)
+        predictions = predict(winner, free, places, Cap(1.0), workspace)
+        server.behave = says("a flat", "length")
+        publication = publication_of(winner, predictions, free, "direct")
+        with pytest.raises(IntegrityError, match="none of 5 test rows got a usable answer"):
+            publish(publication, places, workspace, Cap(1.0))
+        server.behave = says("a flat film")
+        record = publish(publication, places, workspace, Cap(1.0))
+    assert (record.rows_verified, record.rows_asked_again, record.answers_repeated) == (40, 5, 5)
 
 
 @pytest.mark.slow
