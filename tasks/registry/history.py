@@ -13,6 +13,7 @@ from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.records import Model
 from tasks.registry.champion import (
     POINTER,
+    RECORD,
     ChampionVersion,
     fetch_contender,
     read_champion,
@@ -24,7 +25,7 @@ from tasks.store import StoreClient
 from tasks.workspace import file_sha256
 
 logger = logging.getLogger(__name__)
-TEXTS = {".json", ".txt", ".md", ".jinja", ".j2"}
+TEXTS = {".json", ".txt", ".md", ".jinja"}
 LONGEST_TEXT = 200_000
 """Characters of a prompt's file that are compared line by line."""
 
@@ -74,10 +75,12 @@ class Difference(Model):
 
 
 def names(client: StoreClient) -> list[str]:
-    """The champions of a store."""
+    """The champions of a store; those too whose first version has a record and no pointer yet."""
     depth = len(client.key("champions").split("/"))
     found = (stored.key.split("/") for stored in client.listed("champions"))
-    return sorted({parts[depth] for parts in found if parts[-1] == POINTER and len(parts) == depth + 2})
+    return sorted(
+        {parts[depth] for parts in found if len(parts) == depth + 2 and (parts[-1] == POINTER or RECORD.match(parts[-1]))}
+    )
 
 
 def history(settings: Settings, client: StoreClient, name: str) -> list[Entry]:

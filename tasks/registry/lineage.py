@@ -22,8 +22,10 @@ from tasks.records import SPLITS, ContenderRecord, DatasetRecord, Model, Verdict
 from tasks.settings import Settings
 from tasks.workspace import digest, file_sha256
 
-PACKAGES = ("cli", "flows", "services", "tasks")
+PACKAGES = ("cli", "deployments", "flows", "services", "serving", "tasks")
 """The project's own code."""
+CODE = {".py", ".jinja", ".css"}
+"""How its files' names end: modules and templates."""
 
 
 class DataLineage(Model):
@@ -71,6 +73,10 @@ class Lineage(Model):
     config: str
     """SHA-256 of the bake-off's config, which the record holds in full."""
     environment: Environment
+    device: str = ""
+    """Where the contender, or a hybrid's tuned part, was trained; empty where nothing was trained."""
+    dtype: str = ""
+    """In which numbers; empty likewise."""
     bases: dict[str, str]
     """Revision by base model."""
     prompts: dict[str, str]
@@ -103,6 +109,8 @@ def lineage_of(
         data=data_lineage(dataset),
         config=digest(config),
         environment=environment(),
+        device=winner.training.device if winner.training else "",
+        dtype=winner.training.dtype if winner.training else "",
         bases=_bases(winner.folder, manifest),
         prompts=_prompts(manifest),
         prices=_prices(config, verdict, settings),
@@ -147,7 +155,7 @@ def _rows_sha256(dataset: DatasetRecord, split: Any) -> str:
 
 def _code_sha256(root: Path) -> str:
     total = hashlib.sha256()
-    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in {".py", ".j2"}):
+    for path in sorted(path for package in PACKAGES for path in (root / package).rglob("*") if path.suffix in CODE):
         total.update(f"{path.relative_to(root).as_posix()} {file_sha256(path)}\n".encode())
     return total.hexdigest()
 

@@ -1,6 +1,7 @@
 """Versions of a champion: taken back, listed, compared, proved and pruned, on a real S3 server."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tasks.errors import BadConfig, IntegrityError, LostRace, Refused, StoreErro
 from tasks.manifest import FILE
 from tasks.registry.champion import PRUNING, ChampionVersion, move_champion, read_champion, read_version
 from tasks.registry.history import difference, history, verify
+from tasks.registry.lineage import CODE, _code_sha256
 from tasks.registry.prune import prune
 from tasks.registry.publish import publish
 from tasks.registry.rollback import roll_back
@@ -220,6 +222,24 @@ def test_a_version_that_comes_to_be_while_a_prune_is_at_work_keeps_its_contender
     assert roll_back(settings, client, NAME, 1, "why").version == 4  # the record that was written before
 
 
+def test_a_first_champion_whose_pointer_is_about_to_be_written_keeps_its_contender(
+    settings: Settings, client: StoreClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, removed = StoreClient.write_once, []
+
+    def between(self: StoreClient, key: str, body: bytes) -> bool:
+        """A prune begins and ends when the record is there, no mark was seen, and the pointer comes next."""
+        if key.endswith("/champion.json"):
+            monkeypatch.setattr(StoreClient, "write_once", write)
+            removed.append(prune(settings, client, keep=1, really=True, grace_s=0).contenders)
+        return write(self, key, body)
+
+    monkeypatch.setattr(StoreClient, "write_once", between)
+    make_champion(settings, client, make_folder(tmp_path / "first", "first"))
+    assert removed == [[]]
+    assert [proof.fault for proof in verify(settings, client, NAME)] == [""]
+
+
 def test_a_published_version_holds_its_lineage_and_its_evidence_lies_beside_it(
     made: Path, places: LivePlaces, tmp_path: Path, settings: Settings, client: StoreClient
 ) -> None:
@@ -234,6 +254,20 @@ def test_a_published_version_holds_its_lineage_and_its_evidence_lies_beside_it(
     assert len(champion.lineage.environment.code) == 64
     stored = {entry.key.rsplit("/", 1)[-1] for entry in client.listed("evidence")}
     assert stored == {f"{champion.lineage.verdict}.json", f"{champion.lineage.predictions}.parquet"}
+
+
+def test_the_codes_hash_tells_every_module_and_template_of_the_project(root: Path, tmp_path: Path) -> None:
+    files = ["serving/app.py", "deployments/up.py", "tasks/prompting/templates/plain.jinja", "tasks/reporting/templates/report.css"]
+    found = {_code_sha256(tmp_path)}
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root / file, tmp_path / file)
+        found.add(_code_sha256(tmp_path))
+        (tmp_path / file).write_text("touched")
+        found.add(_code_sha256(tmp_path))
+    assert len(found) == 1 + 2 * len(files)
+    tracked = {path.suffix for path in (root / "tasks").rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert tracked == CODE
 
 
 def bakeoff(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Result:
