@@ -16,6 +16,8 @@ from tasks.workspace import digest
 if TYPE_CHECKING:
     import numpy
 
+LENGTH = "length"
+"""The column of `by_length`."""
 NONE, RARE = "(none)", "(rare)"
 """The slices of rows without a value, and of values with few rows."""
 
@@ -102,7 +104,7 @@ class Rows:
         if len(rare) > 1:
             together = sorted(place for value in rare for place in groups.pop(value))
             groups[RARE] = together
-        return dict(sorted(groups.items()))
+        return dict(sorted(groups.items(), key=lambda group: (_third(column, group[0]), group[0])))
 
 
 def figure_of(scores: Scores, metric: Metric) -> float | None:
@@ -132,9 +134,14 @@ def read_rows(dataset: DatasetRecord) -> Rows:
     """What the data say of the test rows."""
     examples = read_examples(dataset, "test")
     slices = {"label": tuple(example.label or NONE for example in examples)} if dataset.labels else {}
-    slices |= {"length": by_length(examples)}
+    slices |= {LENGTH: by_length(examples)}
     slices |= {column: tuple(example.columns.get(column) or NONE for example in examples) for column in dataset.slices}
     return Rows(clusters_of(examples, dataset.cluster), slices)
+
+
+def _third(column: str, value: str) -> int:
+    """Sorts the thirds of `by_length` by length, and leaves other values to their names."""
+    return (not value.startswith("up to ")) + value.startswith("over ") if column == LENGTH else 0
 
 
 def clusters_of(examples: Sequence[Example], column: str) -> tuple[int, ...] | None:

@@ -1,5 +1,6 @@
 """Every picture can be drawn of whatever a run may give, and the same figures give the same picture."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -7,7 +8,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from tasks.records import Arm, CurvePoint, CurveRecord, Slice
 from tasks.reporting.charts.contenders import draw_confusion, draw_learning, draw_loss, draw_reliability
-from tasks.reporting.charts.drawing import short
+from tasks.reporting.charts.drawing import short, slug
 from tasks.reporting.charts.verdict import draw_front, draw_slices
 from tasks.reporting.records import Bin, Confusion
 from tests.reporting.making import FACTS
@@ -27,6 +28,14 @@ def test_slices_where_all_or_none_are_right_and_labels_of_any_kind_are_drawn() -
     assert "\u202e" not in svg
     assert "$\\frac{x" in svg
     assert svg == draw_slices("<label>", [part(label, (0, 40)[place % 2], 40) for place, label in enumerate(LABELS)], ["a"])
+
+
+def test_no_two_names_share_a_picture() -> None:
+    names = ["few_shot", "few-shot", "few shot", "City", "city", "stadt", "städt", "日本", "語", ""]
+    found = [slug("slices", name) for name in names]
+    assert len(set(found)) == len(names)
+    assert all(re.fullmatch(r"[a-z0-9-]+", each) for each in found)
+    assert slug("loss", "lora") == "loss-lora"
 
 
 @pytest.mark.parametrize("count", [2, 6, 20])

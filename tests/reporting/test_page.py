@@ -172,7 +172,7 @@ def test_a_run_of_an_earlier_release_has_a_report_of_what_its_verdict_says(verdi
     (runs_folder(space) / verdict.run_id / KEPT).unlink()
     page = write_report(runs_folder(space) / verdict.run_id, Workspace(space), tmp_path / "deep" / "it.html").read_text()
     assert "Contenders" in page
-    assert "An earlier release made this run" in page
+    assert "This run kept neither its config nor its versions" in page
 
 
 def test_what_the_run_alone_knows_of_its_tuned_contenders_is_shown(verdict: Verdict, space: Path) -> None:

@@ -14,8 +14,8 @@ from tasks.config import BakeoffConfig, Gate, Metric, Use, parse_config
 from tasks.errors import BadConfig
 from tasks.evaluation.clusters import design_effect, effective_clusters
 from tasks.metrics import brier, calibration_error
-from tasks.records import Arm, Decision, Guard, Route
-from tasks.verdict.contestants import RARE, Contestant, Rows
+from tasks.records import Arm, Decision, Example, Guard, Route
+from tasks.verdict.contestants import RARE, Contestant, Rows, by_length
 from tasks.verdict.decision import decide
 from tasks.verdict.guards import find_guards
 from tasks.verdict.judge import describe
@@ -117,6 +117,13 @@ def test_a_slice_of_three_rows_holds_a_promotion_up_and_says_what_it_lacks():
 def test_rare_values_of_a_slice_are_taken_together():
     rows = Rows(slices={"city": ("a",) * 40 + ("b", "c") * 10})
     assert {value: len(places) for value, places in rows.of("city", 30).items()} == {RARE: 20, "a": 40}
+
+
+def test_slices_by_length_come_from_the_shortest_to_the_longest():
+    texts = ["a" * length for length in (3, 50, 700) for _ in range(40)]
+    rows = [Example(example=f"e{n}", row=n, inputs={"text": text}, label=None) for n, text in enumerate(texts)]
+    ordered = list(Rows(slices={"length": by_length(rows)}).of("length", 30))
+    assert ordered == ["up to 3 characters", "4 to 50 characters", "over 50 characters"]
 
 
 def sure(each: Contestant, probability: float | None) -> Contestant:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.reporting.text import visible
 from tasks.verdict.text import plain
+from tasks.workspace import digest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -83,8 +84,10 @@ def short(text: str, at: int = NAME_AT) -> str:
 
 
 def slug(*parts: str) -> str:
-    """An id for a picture: letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+    """An id for a picture: letters, digits and dashes. Names that have anything else are told apart by a hash."""
+    whole = "-".join(parts)
+    plainly = re.sub(r"[^a-z0-9]+", "-", whole.lower()).strip("-")
+    return plainly if plainly == whole else f"{plainly}-{digest(list(parts))[:8]}"
 
 
 def _fit(svg: str, name: str, title: str, said: str) -> str:

@@ -44,7 +44,7 @@ def learning_section(verdict: Verdict, evidence: Evidence | None, pictures: Mapp
 
 
 def findings_section(kept: KeptRun | None) -> Section | None:
-    """What was dropped, cut or mended; None for a run of an earlier release."""
+    """What was dropped, cut or mended; None for a run that did not keep it."""
     if kept is None:
         return None
     found = [("the data set", each) for each in kept.dataset.findings]
@@ -89,7 +89,10 @@ def lineage_section(verdict: Verdict, kept: KeptRun | None) -> Section:
     facts += [("model", f"{each.endpoint}: {each.model}") for each in verdict.models]
     if kept is None:
         prints = [[line.name, line.fingerprint] for line in verdict.contenders]
-        said = ["An earlier release made this run, and kept neither its config nor its versions beside the verdict."]
+        said = [
+            "This run kept neither its config nor its versions beside the verdict: an earlier release made it, or it was ended "
+            "before they were written."
+        ]
         return Section("Lineage", said, facts, [Table("Fingerprints", ("contender", "made from"), prints, words=2)])
     there = kept.environment
     packages = ", ".join(f"{name} {there.packages[name]}" for name in VERSIONS if name in there.packages)
