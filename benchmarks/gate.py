@@ -3,11 +3,11 @@
     python -m benchmarks.gate --output json
     python -m benchmarks.gate --simulations 500 --only one,twenty
 
-Each scenario is a way to be promoted wrongly. All contenders are as good as what they would replace, or (cost, economical, slices)
-worse by exactly the margin that the gate allows, which is the hardest case. `false_promotion_rate` is that of the worst scenario,
-with its Wilson interval; `stated_level` is what docs/verdict.md promises: half of `gate.alpha`. `power_at_3_points` is the chance
-that a contender that is 3 points better replaces the champion: 1,000 rows, of which 10 % are right for one of the two only, one
-comparison.
+Each scenario is a way to be promoted wrongly. All contenders are as good as what they would replace, or (cost, cost_clusters,
+economical, slices) worse by exactly the margin that the gate allows, which is the hardest case. `false_promotion_rate` is that of
+the worst scenario, with its Wilson interval; `stated_level` is what docs/verdict.md promises: half of `gate.alpha`.
+`power_at_3_points` is the chance that a contender that is 3 points better replaces the champion: 1,000 rows, of which 10 % are
+right for one of the two only, one comparison.
 """
 
 import argparse
