@@ -16,7 +16,8 @@ does not show in it.
 - `peak_share`: operations on real tokens (padding does not count) in training and evaluation over what matrix products alone reach
   in the same time, measured beside each slice; `peak` says in which dtype: bfloat16, or float32 where that is as fast or faster.
   Operations are counted by torch on single rows;
-- `predict_speedup`: a published contender against a loop in batches of 4; `labels_differ` counts rows with another label;
+- `predict_speedup`: a published contender against a loop in batches of 4, as with `bakeoff predict --quick`;
+  `predict_speedup_float32`: without it; `labels_differ` counts rows for which either has another label than the loop;
 - `head_only_passes`: training the head for three epochs, in forward passes over the same rows;
 - `time_to_accuracy_speedup`: the time of the plain script's ten epochs over Bakeoff's to come within half a point of their best
   dev accuracy, null where it never does; `accuracy_difference`: Bakeoff less plain on the test rows, paired, the mean over `seeds`,
@@ -58,6 +59,10 @@ RECIPE = Tuned(
     truncation_side=TruncationSide.LEFT,
 )
 PLAIN_BATCH = 4
+TAUGHT = 160
+"""Rows that the contender which predicts has learned from: enough to be sure of most rows, as a published one is."""
+PREDICTED_ROWS = 400
+"""In a slice of predictions; a command predicts 4,096 at once."""
 ENVIRONMENT = GENTLE | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 """Read when a process starts, so this one starts itself again with it."""
 CLOCKS = {"seconds": "time_to_accuracy_speedup", "cpu_seconds": "time_to_accuracy_speedup_cpu"}
@@ -306,9 +311,10 @@ def measure_predicting(bench: Bench, slices: int) -> dict[str, Any]:
     from tasks.tuning.methods import restore
     from tasks.tuning.tune import tune
 
-    small = bench.tokens.model_copy(update={"folder": bench.part(0, 16), "fingerprint": bench.tokens.fingerprint + "16"})
-    made = tune(RECIPE.model_copy(update={"epochs": 1, "calibrate": False}), bench.dataset, small, bench.base, bench.workspace)
-    predictor = TunedPredictor(made.folder, read_manifest(made.folder), bench.settings)
+    few = bench.tokens.model_copy(update={"folder": bench.part(0, TAUGHT), "fingerprint": f"{bench.tokens.fingerprint}-{TAUGHT}"})
+    made = tune(RECIPE, bench.dataset, few, bench.base, bench.workspace)
+    manifest = read_manifest(made.folder)
+    quick, float32 = (TunedPredictor(made.folder, manifest, bench.settings, quick) for quick in (True, False))
     vocabulary, pad_id = len(bench.tokenizer), bench.tokenizer.pad_token_id
     model = restore(made.folder, Method.LORA, bench.base.path, bench.dataset.labels, vocabulary, pad_id)
     bench.tokenizer.truncation_side = "left"
@@ -325,19 +331,23 @@ def measure_predicting(bench: Bench, slices: int) -> dict[str, Any]:
     test = list(read_example_file(split_path(bench.dataset, "test")))
     rounds, differ = [], 0
     for number in range(slices + 1):
-        start = number * bench.slice_rows % max(1, len(test) - bench.slice_rows + 1)
-        examples = test[start : start + bench.slice_rows]
-        ours, plain = Clock(), Clock()
+        start = number * PREDICTED_ROWS % max(1, len(test) - PREDICTED_ROWS + 1)
+        examples = test[start : start + PREDICTED_ROWS]
+        ours, exact, plain = Clock(), Clock(), Clock()
         with ours.running():
-            answers = predictor.predict(examples)
+            answers = quick.predict(examples)
+        with exact.running():
+            same = float32.predict(examples)
         with plain.running():
             labels = loop(examples)
-        differ += sum(answer.label != label for answer, label in zip(answers, labels, strict=True))
-        rounds.append({"speedup": plain.wall_s / ours.wall_s, "speedup_cpu": plain.cpu_s / ours.cpu_s})
+        differ += sum({one.label, other.label} != {label} for one, other, label in zip(answers, same, labels, strict=True))
+        rates = {"speedup": plain.wall_s / ours.wall_s, "speedup_cpu": plain.cpu_s / ours.cpu_s}
+        rounds.append(rates | {"float32": plain.wall_s / exact.wall_s})
         say(f"predict {number}: {json.dumps(rounds[-1])}")
     return {
         "predict_speedup": middle(rounds[1:], "speedup"),
         "predict_speedup_cpu": middle(rounds[1:], "speedup_cpu"),
+        "predict_speedup_float32": middle(rounds[1:], "float32"),
         "labels_differ": differ,
     }
 

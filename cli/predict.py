@@ -41,7 +41,7 @@ def rows_to_label(
 
 
 def predict_files(
-    config: Path, overrides: Sequence[str], texts: Sequence[str], inputs: Sequence[str], to: Path, prefix: str
+    config: Path, overrides: Sequence[str], texts: Sequence[str], inputs: Sequence[str], to: Path, prefix: str, quick: bool
 ) -> "PredictionReport":
     """Check what can be checked at once, then run the flow; the input's folder is readable for it as well.
 
@@ -61,7 +61,7 @@ def predict_files(
     from flows.predict import predict
 
     with terminal_progress(), named_server():
-        return predict(parsed, *places, prefix)
+        return predict(parsed, *places, prefix, quick)
 
 
 def show_report(report: "PredictionReport", output: str) -> None:

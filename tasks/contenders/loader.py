@@ -24,12 +24,15 @@ class Predictor(Protocol):
         ...
 
 
-def load_contender(folder: Path, ask: "AskContext | None" = None, settings: Settings | None = None) -> Predictor:
+def load_contender(
+    folder: Path, ask: "AskContext | None" = None, settings: Settings | None = None, quick: bool = False
+) -> Predictor:
     """The predictor in a contender's folder, every file checked against the manifest first.
 
     Args:
         ask: the endpoint, cap and journal; needed for prompts and hybrids.
         settings: where base models lie; those of this process if None.
+        quick: a classifier may round where its labels stay the same; others know no such way.
 
     Raises:
         IntegrityError: a file is missing, changed or of a kind that can run code, or the base is another than it was trained on.
@@ -52,7 +55,7 @@ def load_contender(folder: Path, ask: "AskContext | None" = None, settings: Sett
     if manifest.kind == "tuned":
         from tasks.contenders.tuned import TunedPredictor
 
-        return TunedPredictor(folder, manifest, settings or load_settings())
+        return TunedPredictor(folder, manifest, settings or load_settings(), quick)
     if manifest.kind in ("prompt", "hybrid"):
         return _asking(folder, manifest, ask, settings)
     raise IntegrityError(f"{folder} is of kind {manifest.kind!r}, which this version does not know: update bakeoff")

@@ -65,6 +65,8 @@ class Seat:
     settings: Settings
     workspace: Workspace
     rows_a_chunk: int = ROWS_A_CHUNK
+    quick: bool = False
+    """Whether a classifier may round where its labels stay the same."""
 
     @cached_property
     def manifest(self) -> ContenderManifest:
@@ -76,7 +78,7 @@ class Seat:
         """Loaded once for all files of a run."""
         for name, value in GENTLE.items():
             os.environ.setdefault(name, value)
-        return load_contender(self.contender.folder, self.asking(self.contender), self.settings)
+        return load_contender(self.contender.folder, self.asking(self.contender), self.settings, self.quick)
 
     @property
     def chunk(self) -> int:
@@ -137,6 +139,7 @@ def predict_rows(seat: Seat, file: PredictFile, max_characters: int) -> Predicte
     next run."""
     inputs = [file_sha256(seat.contender.folder / FILE), file.sha256]
     config: dict[str, Any] = {"max_characters": max_characters, "rows_a_chunk": seat.chunk}
+    config |= {"quick": True} if seat.quick else {}
     space, earlier = seat.workspace, None
     while (found := space.find(PREDICTED, inputs, config, PredictedRecord)) and _unanswered(found.failures):
         earlier = found.folder / CHUNKS

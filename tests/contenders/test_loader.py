@@ -4,14 +4,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tasks.contenders.loader import load_contender
 from tasks.contenders.tuned import TunedPredictor
 from tasks.data.examples import read_examples
 from tasks.errors import BadConfig, IntegrityError
-from tasks.manifest import FILE, ContenderManifest, write_manifest
+from tasks.manifest import FILE, ContenderManifest, read_manifest, write_manifest
 from tasks.records import Arm, ContenderRecord, DatasetRecord
 from tasks.settings import Settings
+from tasks.tuning import batches
 from tests.tiny_model import make_base
 
 
@@ -47,6 +49,28 @@ def test_a_row_is_answered_alike_alone_and_in_any_batch(lora: ContenderRecord, d
         assert one.logits == pytest.approx(three.logits, abs=1e-5)
     assert predictor.predict(test) == together
     assert predictor.predict([]) == []
+
+
+def test_quick_predictions_round_in_bfloat16_and_have_the_labels_of_float32_even_where_rounding_would_change_them(
+    lora: ContenderRecord, dataset: DatasetRecord, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "COMPARED", 4)
+    test = read_examples(dataset, "test")
+    predictor = TunedPredictor(lora.folder, read_manifest(lora.folder), settings, quick=True)
+    predictor.dtype = "bfloat16"  # whatever pays on this machine
+    with torch.no_grad():  # a head that is sure of nothing
+        for name, weight in predictor.model.named_parameters():
+            if "classifier" in name:
+                weight.mul_(0.05)
+    quick = predictor.predict(test)
+    predictor.dtype = "float32"
+    exact = predictor.predict(test)
+    assert [row.label for row in quick] == [row.label for row in exact]
+    off = [abs(one.logits[0] - two.logits[0]) for one, two in zip(quick, exact, strict=True)]
+    margins = [abs(row.logits[0] - row.logits[1]) for row in exact]
+    again = [distance for distance, margin in zip(off, margins, strict=True) if margin <= max(off)]
+    assert 1e-6 < max(off) < 0.05
+    assert max(again, default=0.0) < 1e-6, "rows whose two labels are so near are computed again"
 
 
 def test_the_temperature_moves_the_probability_and_neither_label_nor_logits(
