@@ -23,14 +23,17 @@ from uuid import UUID, uuid4
 from weakref import WeakKeyDictionary
 
 import httpx
-from prefect import Task, allow_failure, get_client, task
+from prefect import Task, allow_failure, flow_engine, get_client, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.concurrency._leases import maintain_concurrency_lease
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.flow_runs import pause_flow_run
 from prefect.futures import PrefectFuture, wait
 from prefect.input import RunInput
+from prefect.input.actions import read_flow_run_input
+from prefect.input.run_input import keyset_from_base_key
 from prefect.logging.handlers import APILogHandler
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
@@ -289,16 +292,54 @@ def _pause(form: type[Form], seconds: float, key: str, silence: dict[str, Any]) 
     clock = threading.Thread(target=context.run, args=waiting, name="deadline", daemon=True)
     clock.start()
     try:
-        answer = pause_flow_run(
-            wait_for_input=form,
-            timeout=math.ceil(seconds) + PAUSE_GRACE_S,
-            poll_interval=PAUSE_POLL_S,
-            key=f"{key}-{uuid4()}",  # a key that was used once, by an earlier process of this run, would not pause it again
-        )
+        # a key that was used once, by an earlier process of this run, would not pause it again
+        answer = _wait_for_form(form, math.ceil(seconds) + PAUSE_GRACE_S, f"{key}-{uuid4()}", run_id)
     finally:
         given.set()
         clock.join(timeout=30)
+    _take_slot_again()
     return None if late.is_set() else answer
+
+
+def _wait_for_form(form: type[Form], timeout: int, key: str, run_id: UUID) -> Form:
+    """`pause_flow_run`, which an error of the server does not end: with the same key it pauses the run, or loads what was sent."""
+    ends = time.monotonic() + timeout
+    while True:
+        try:
+            return pause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=PAUSE_POLL_S, key=key)
+        except httpx.HTTPError as error:
+            logger.warning("the Prefect server does not answer, and the run waits on: %s", str(error) or type(error).__name__)
+            if not _is_past_pause(form, key, run_id, ends):
+                raise
+
+
+def _is_past_pause(form: type[Form], key: str, run_id: UUID, ends: float) -> bool:
+    """Wait until the server answers and the run is paused no more; false where that takes too long."""
+    keys = keyset_from_base_key(f"paused-{key}")
+    while time.monotonic() < ends:
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(run_id).state
+            if state and state.is_running():
+                return True
+            if state and state.is_paused() and read_flow_run_input(keys["schema"], run_id) is None:
+                form.save(keys, run_id)  # the server went away between the pause and its form
+        except httpx.HTTPError as error:
+            logger.debug("the Prefect server is asked again: %s", error)
+        time.sleep(PAUSE_POLL_S)
+    return False
+
+
+def _take_slot_again() -> None:
+    """Have the run occupy its deployment again: the server freed its slot when it paused, and will free one when it ends, if only
+    another run's. Nothing waits: where another run has the slot, this one goes on beside it."""
+    if not deployment.id:
+        return
+    try:
+        with get_client(sync_client=True) as client:
+            client.increment_concurrency_slots([f"deployment:{deployment.id}"], 1, "concurrency")  # a lease would free it once more
+    except httpx.HTTPError as error:
+        logger.info("this run goes on without a slot of its deployment, so another one may run beside it: %s", error)
 
 
 def _resume_at(seconds: float, run_id: UUID, given: threading.Event, late: threading.Event, silence: dict[str, Any]) -> None:
@@ -462,6 +503,15 @@ class _Purse:
         self._made = True
 
 
+@contextmanager
+def _renew_lease(lease_id: UUID, lease_duration: float, *_: Any, **__: Any) -> Iterator[None]:
+    """Prefect's own, but that a run goes on when its deployment's slot is lost. Prefect would end it, though its server takes the
+    slot from every run that pauses, and renews none while it is away. Another run may then begin beside this one: what two must not
+    do at once has locks of its own."""
+    with maintain_concurrency_lease(lease_id, lease_duration, raise_on_lease_renewal_failure=False, suppress_warnings=True):
+        yield
+
+
 class _NoTraceback(logging.Filter):
     """An error that Bakeoff raises on purpose is told by its message; a traceback would only hide it."""
 
@@ -483,6 +533,7 @@ def _hear_libraries() -> None:
             library.setLevel(library.level or prefects.level)
 
 
+flow_engine.maintain_concurrency_lease = _renew_lease  # type: ignore[attr-defined]  # there is no setting for it
 _hear_libraries()
 for name in ("tasks", "services"):
     logging.getLogger(name).setLevel(logging.INFO)
