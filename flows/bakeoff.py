@@ -57,7 +57,11 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         BakeoffError: a stage failed, or a run on another machine; a rerun goes on where this one was.
     """
     end_server_with_process()
-    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
+    with (
+        opened(config, *roots_of_run(), run=str(flow_run.id), limiter=limits_of_server) as bench,
+        progress_on_page(),
+        budget_watched(config.name),
+    ):
         check_names(config, bench.settings)
         check_page(config.gate.approval)
         return judged(config, bench)

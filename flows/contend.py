@@ -26,9 +26,12 @@ def contend(config: BakeoffConfig, contenders: list[str]) -> tuple[DatasetRecord
     """
     end_server_with_process()
     config = config.alone(contenders)
-    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
+    with (
+        opened(config, *roots_of_run(), run=str(flow_run.id), limiter=limits_of_server) as bench,
+        progress_on_page(),
+        budget_watched(config.name),
+    ):
         check_names(config, bench.settings)
-        bench.keep_account(str(flow_run.id))
         dataset = load(config.dataset, bench.settings, bench.workspace)
         evaluated, _ = compete(config, dataset, bench)
         return dataset, [each for each in evaluated if each[0].name in contenders]

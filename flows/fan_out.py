@@ -74,12 +74,13 @@ def _make_there(client: SyncPrefectClient, config: BakeoffConfig, wanted: list[S
     others = [(pool, names) for pool, names in wanted if not _is_ours(client, pool)]
     for pool in sorted({pool for pool, _ in others}):
         refuse_idle(client, pool)
-    left = config.budget.model_copy(update={"usd": bench.cap.usd - bench.cap.spent_usd})
+    left = config.budget.model_copy(update={"usd": max(0.0, bench.cap.usd - bench.cap.spent_usd)})
     waiting: dict[UUID, FlowRun] = {}
     try:
         for share in others:
             run = _start(config.model_copy(update={"budget": left, "grader": None}), share)  # grading is paid for here
             waiting[run.id] = run
+            bench.account.add(str(run.id))
         runs = list(waiting)
         problems = _wait(client, waiting)
     except BaseException as error:
@@ -87,7 +88,7 @@ def _make_there(client: SyncPrefectClient, config: BakeoffConfig, wanted: list[S
             cancel_runs(waiting)
         raise
     for each in runs:
-        bench.count_spent(str(each))
+        bench.account.count(str(each))
     if problems:
         raise RunFailed(f"{'; '.join(problems)}: what was made is kept; run again to go on")
 

@@ -46,7 +46,11 @@ def grade(
     """
     end_server_with_process()
     roots = roots_of_run()
-    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
+    with (
+        opened(config, *roots, run=str(flow_run.id), limiter=limits_of_server) as bench,
+        progress_on_page(),
+        budget_watched(config.name),
+    ):
         chosen = choose_prompt(config, prompt, champion, bench.settings)
         holder = None if chosen else find_champion(config, bench)
         file = read_file(config, input_file, output_file, bool(roots), bench.settings, holder)

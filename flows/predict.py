@@ -34,7 +34,11 @@ def predict(config: BakeoffConfig, input_path: str, output_path: str, prefix: st
     """
     end_server_with_process()
     roots = roots_of_run()
-    with opened(config, *roots, limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
+    with (
+        opened(config, *roots, run=str(flow_run.id), limiter=limits_of_server) as bench,
+        progress_on_page(),
+        budget_watched(config.name),
+    ):
         champion = current_champion(bench.places, config.store, config.name)  # which needs no right to publish
         if champion is None:
             raise BadConfig(f"{config.name} has no champion yet: `bakeoff run` publishes one when the evidence is there")

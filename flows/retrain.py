@@ -28,7 +28,11 @@ def retrain(config: BakeoffConfig, because: Annotated[str, Field(max_length=2_00
         BakeoffError: something could not be asked, or a stage failed; a rerun goes on where this one was.
     """
     end_server_with_process()
-    with opened(config, *roots_of_run(), limiter=limits_of_server) as bench, progress_on_page(), budget_watched(config.name):
+    with (
+        opened(config, *roots_of_run(), run=str(flow_run.id), limiter=limits_of_server) as bench,
+        progress_on_page(),
+        budget_watched(config.name),
+    ):
         check_names(config, bench.settings)
         check_page(config.gate.approval)
         found = look(config, because, bench.places, bench.workspace, bench.asking)

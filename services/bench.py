@@ -15,6 +15,7 @@ from tasks.settings import Settings, load_settings
 from tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from tasks.prompting.account import Account
     from tasks.prompting.ask import AskContext
     from tasks.prompting.budget import Cap
     from tasks.sharing.shelf import Shelf
@@ -28,6 +29,7 @@ class Bench:
     workspace: Workspace
     places: LivePlaces
     cap: "Cap"
+    account: "Account"
     max_failed: float
     shelf: "Shelf | None" = None
     """Where the workspace is shared with other machines."""
@@ -43,22 +45,6 @@ class Bench:
         names = dict.fromkeys(prompt.endpoint for prompt in [*config.prompts, *grader])
         return [name for name in names if not self.settings.endpoint(name).service]
 
-    def keep_account(self, run: str) -> None:
-        """In a shared workspace, tell others what this run spends. What it spent in earlier lives, which were killed, counts as
-        well."""
-        if self.shelf:
-            from tasks.prompting.account import Account
-
-            self.count_spent(run)
-            self.shelf.parts.append(Account(self.shelf, self.cap, run))
-
-    def count_spent(self, run: str) -> None:
-        """Have what another run, or this one before, spent count against the cap."""
-        if self.shelf:
-            from tasks.prompting.account import spent_by
-
-            self.cap.count(spent_by(self.shelf, run))
-
     def asking(self, contender: ContenderRecord) -> "AskContext | None":
         """What the contender asks with, its endpoint listening; None for one that asks nobody."""
         from tasks.prompting.ask import AskContext
@@ -70,17 +56,19 @@ class Bench:
 
 
 @contextmanager
-def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) -> Iterator[Bench]:
+def opened(config: BakeoffConfig, *roots: Path, run: str = "", limiter: Limiter | None = None) -> Iterator[Bench]:
     """A bench for the time of a `with`; embedded services that were started stop with it, and so do child processes.
 
     Args:
         roots: folders whose files the run may read, beside those that the operator named.
+        run: its id. What it spent before, when it was killed or given back, counts against the cap. Empty where it has none.
         limiter: keeps the endpoints' limits a minute across runs; None keeps them within this process.
 
     Raises:
         BadConfig: the settings are wrong, or the home cannot be written.
         StoreError: the workspace is shared, and its store refuses or is out of reach.
     """
+    from tasks.prompting.account import Account
     from tasks.prompting.budget import Cap
     from tasks.prompting.shared_journal import SharedJournals
     from tasks.sharing.shelf import opened_shelf
@@ -94,8 +82,9 @@ def opened(config: BakeoffConfig, *roots: Path, limiter: Limiter | None = None) 
         children_end(),
         interruptible(),
     ):
-        workspace = Workspace(root, sharing=shelf)
-        yield Bench(settings, workspace, places, Cap(config.budget.usd), config.budget.max_failed, shelf)
+        workspace, cap = Workspace(root, sharing=shelf), Cap(config.budget.usd)
+        account = Account(root, shelf, cap, run)
+        yield Bench(settings, workspace, places, cap, account, config.budget.max_failed, shelf)
 
 
 def check_names(config: BakeoffConfig, settings: Settings) -> None:

@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -76,6 +76,10 @@ class Cap:
     usd: float
     spent_usd: float = 0.0
     reserved_usd: float = 0.0
+    paid_usd: float = 0.0
+    """Of what is spent, what was paid by this process."""
+    paid: Callable[[], None] | None = field(default=None, repr=False)
+    """Called whenever something was."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def reserve(self, usd: float) -> Literal["reserved", "wait", "reached"]:
@@ -89,7 +93,7 @@ class Cap:
             return "reserved"
 
     def count(self, usd: float) -> None:
-        """Count what was paid without a reservation here: by another process."""
+        """Count what another process paid, such as an earlier life of this run."""
         with self._lock:
             self.spent_usd += usd
 
@@ -98,5 +102,8 @@ class Cap:
         with self._lock:
             self.reserved_usd = max(0.0, self.reserved_usd - reserved)
             self.spent_usd += actual
+            self.paid_usd += actual
             if actual > reserved * (1 + 1e-9) and actual > 0:
                 logger.warning("a request cost $%.6f where $%.6f was the most expected", actual, reserved)
+        if actual and self.paid:
+            self.paid()

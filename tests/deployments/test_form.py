@@ -1,5 +1,6 @@
 """The form in Prefect's UI, filled in in a real browser; and a person's word on a run that waits for it."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -189,7 +190,8 @@ def answer(api: httpx.Client, run: str, **word: Any) -> None:
 def test_a_run_whose_worker_stops_while_it_waits_asks_again_on_the_next_one_and_a_no_publishes_nothing(
     registered: None, server: str, api: httpx.Client, home: Path, readable: Path, settings_file: Path, tmp_path: Path
 ) -> None:
-    asking = {**CONFIG, "name": "held", "tuned": [], "gate": {**GATE, "approval": True}}
+    asked = {"name": "asked", "endpoint": "loopback", "techniques": ["persona"]}  # no other test paid for its answers
+    asking = {**CONFIG, "name": "held", "prompts": [asked], "tuned": [], "gate": {**GATE, "approval": True}}
     body = {"parameters": {"config": asking}}
     run = api.post(f"/deployments/{deployment(api, 'bakeoff/gpu')}/create_flow_run", json=body).raise_for_status().json()["id"]
     around = server, home, readable, settings_file, tmp_path
@@ -207,3 +209,5 @@ def test_a_run_whose_worker_stops_while_it_waits_asks_again_on_the_next_one_and_
     found = artifacts(api, run)
     assert "champion-held" not in found
     assert "Ada did not approve it (Not before the holidays.)" in found["verdict-held"].replace("\\", "")
+    verdict = json.loads((home / "workspace" / "runs" / run / "verdict.json").read_text())
+    assert verdict["spent_usd"] > 0, "what the run paid before its worker stopped counts against its cap"
