@@ -98,12 +98,13 @@ def artifact_key(*parts: str) -> str:
 
 @contextmanager
 def page_may_be_away() -> Iterator[None]:
-    """For the time of a `with`: what is shown on the run's page is not worth the run. While the server is out of reach it is left
-    out, and the log says so."""
+    """For the time of a `with`: what is shown on the run's page is not worth the run. Where the server is out of reach or fails, it
+    is left out, and the log says so."""
     try:
         yield
-    except httpx.TransportError as error:
-        logger.warning("the Prefect server is out of reach, so something is missing on the run's page: %s", error)
+    except (httpx.HTTPError, PrefectException) as error:
+        said = str(error) or type(error).__name__
+        logger.warning("the Prefect server did not take it, so something is missing on the run's page: %s", said)
 
 
 def show_table(key: str, rows: list[dict[str, Any]], description: str) -> None:

@@ -17,12 +17,14 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.errors import BadData
-from tasks.orchestration import SAVED_S, Lanes, artifact_key, limits_of_server, show_svg, show_table, stage
+from tasks.orchestration import SAVED_S, Lanes, artifact_key, limits_of_server, progress_on_page, show_svg, show_table, stage
+from tasks.progress import progress
 from tasks.prompting.ask import AskContext, Question, answer_questions
 from tasks.prompting.budget import Cap
 from tasks.settings import Endpoint
 from tests.prompting.conftest import make_endpoint, make_examples, make_spec
 from tests.prompting.loopback import Loopback
+from tests.registry.proxy import serve_proxy
 
 pytestmark = pytest.mark.slow
 
@@ -157,10 +159,29 @@ def test_prefects_temporary_server_does_not_outlive_a_run_that_is_killed() -> No
     assert alive == []
 
 
+MISSING = "so something is missing on the run's page"
+
+
 def test_a_server_that_is_away_costs_the_page_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     picture = tmp_path / "curves.svg"
     picture.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         show_table("training", [{"epoch": 1}], "how it went")
         show_svg("curves", picture, "how it went")
-    assert caplog.text.count("so something is missing on the run's page") == 2
+    assert caplog.text.count(MISSING) == 2
+
+
+def test_a_server_that_fails_costs_the_page_and_not_the_run_and_later_progress_is_shown(
+    server: str, api: httpx.Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.orchestration.UPDATE_EVERY_S", 0.05)
+    with serve_proxy(server.removesuffix("/api"), "", "") as proxy, temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}):
+        proxy.answer = lambda method, path: (500, b"{}")
+        show_table("training", [{"epoch": 1}], "how it went")
+        with progress_on_page(), progress("train tiny", 2) as bar:
+            while caplog.text.count(MISSING) < 2:
+                time.sleep(0.02)
+            proxy.answer = lambda method, path: None
+            bar.advance()
+    query = {"artifacts": {"key": {"any_": ["progress-train-tiny"]}}}
+    assert [each["data"] for each in api.post("/artifacts/filter", json=query).raise_for_status().json()] == [50.0]

@@ -1,5 +1,6 @@
 """What was looked at, for people: on the run's page, in its name, in the terminal."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tasks.records import Trigger
@@ -20,6 +21,8 @@ NAMES = {
     Trigger.QUALITY: "champion worse",
 }
 """Of reasons, in a run's name."""
+WHY, UNCHANGED = "why:", "unchanged"
+"""Of tags."""
 COLOURS = {State.DUE: "green", State.ANSWERED: "cyan", State.QUIET: "dim", State.UNKNOWN: "yellow"}
 
 
@@ -29,9 +32,12 @@ def short(found: Looked) -> str:
     return ", ".join(NAMES[kind] for kind in dict.fromkeys(kinds)) or "nothing changed"
 
 
-def tags_of(found: Looked) -> list[str]:
-    """Such as `why:data`, for the list of runs; `unchanged` where nothing is due."""
-    return list(dict.fromkeys(f"why:{signal.kind.value}" for signal in found.signals if signal.state is State.DUE)) or ["unchanged"]
+def tagged(tags: Sequence[str], found: Looked) -> list[str]:
+    """A run's tags with those that say why, such as `why:data`, for the list of runs; `unchanged` where nothing is due. Those of an
+    earlier look go: the run was begun again."""
+    why = [f"{WHY}{signal.kind.value}" for signal in found.signals if signal.state is State.DUE]
+    kept = [tag for tag in tags if tag != UNCHANGED and not tag.startswith(WHY)]
+    return list(dict.fromkeys([*kept, *(why or [UNCHANGED])]))
 
 
 def markdown_looked(found: Looked) -> str:

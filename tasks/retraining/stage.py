@@ -5,16 +5,15 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from prefect import get_client
-from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 
 from tasks.config import BakeoffConfig
-from tasks.orchestration import artifact_key, stage
+from tasks.orchestration import page_may_be_away, show_markdown, stage
 from tasks.records import ContenderRecord, DatasetRecord, Verdict
 from tasks.retraining import look as looking
 from tasks.retraining.memory import remember_answer
 from tasks.retraining.records import Looked
-from tasks.retraining.report import markdown_looked, short, tags_of
+from tasks.retraining.report import markdown_looked, short, tagged
 from tasks.settings import Places
 from tasks.workspace import Workspace
 
@@ -32,11 +31,10 @@ def look(
 ) -> Looked:
     """Find out whether a bake-off is due, and say why on the run's page, in its name and in its tags."""
     found = looking.look(config, because, places, workspace, asking)
-    create_markdown_artifact(key=artifact_key("why", config.name), markdown=markdown_looked(found), description=found.words)
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(
-            UUID(str(flow_run.id)), name=f"{config.name}: {short(found)}", tags=[*(flow_run.tags or []), *tags_of(found)]
-        )
+    show_markdown(f"why {config.name}", markdown_looked(found), found.words)
+    with page_may_be_away(), get_client(sync_client=True) as client:
+        tags = tagged(flow_run.tags or [], found)
+        client.update_flow_run(UUID(str(flow_run.id)), name=f"{config.name}: {short(found)}", tags=tags)
     return found
 
 

@@ -5,7 +5,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from prefect import flow, tags
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from services.bench import Bench, opened
 from tasks.config import BakeoffConfig, Trivial, parse_config
@@ -15,12 +19,14 @@ from tasks.data.predictions import FILE
 from tasks.errors import BadConfig, BadData, OutsideRoots
 from tasks.evaluation.scores import evaluate
 from tasks.records import Decision, Trigger, Verdict, Why
+from tasks.retraining import stage as stages
 from tasks.retraining.look import look
 from tasks.retraining.memory import remember_answer
 from tasks.retraining.records import Looked, Signal, State
 from tasks.store import open_store
 from tasks.workspace import file_sha256
 from tests.champions import crown
+from tests.registry.proxy import serve_proxy
 from tests.retraining.making import lineage
 from tests.tiny_model import BAD, GOOD, examples
 from tests.verdict.test_report import verdict
@@ -185,3 +191,25 @@ def test_a_file_that_cannot_be_used_is_refused_in_words(
     write(folder / "unknown.csv", [(GOOD[0], "positive"), (BAD[0], "angry")])
     with pytest.raises(error, match=said):
         found_by(bench, **triggers)
+
+
+@pytest.mark.slow
+def test_a_look_outlives_a_server_that_fails_and_a_run_that_is_begun_again_says_once_why(
+    reigning: tuple[Bench, Path], server: str, api: httpx.Client
+) -> None:
+    bench, _ = reigning
+
+    @flow(name="looking", persist_result=False)
+    def looking() -> tuple[Looked, str]:
+        return stages.look(asked(), "", bench.places, bench.workspace, bench.asking), str(flow_run.id)
+
+    with serve_proxy(server.removesuffix("/api"), "", "") as proxy, tags("mine", "why:age", "unchanged"):
+        proxy.answer = lambda method, path: (500, b"{}") if method == "PATCH" or "artifacts" in path else None
+        with temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}):
+            found, missed = looking()
+        with temporary_settings({PREFECT_API_URL: server}):
+            again, told = looking()
+    assert found == again
+    runs = {run: api.get(f"/flow_runs/{run}").raise_for_status().json() for run in (missed, told)}
+    assert (runs[missed]["state_type"], runs[told]["name"]) == ("COMPLETED", "reigning: nothing changed")
+    assert sorted(runs[told]["tags"]) == ["mine", "unchanged"]
