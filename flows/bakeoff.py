@@ -75,7 +75,7 @@ def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdi
     """
     check_pools(config, bench)
     dataset = load(config.dataset, bench.settings, bench.workspace)
-    champion = find_champion(config, bench.places)
+    champion, published = find_champion(config, str(flow_run.id), bench.places)
     models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
     fan_out(config, dataset, bench)
     evaluated, tokens = compete(config, dataset, bench)
@@ -97,15 +97,17 @@ def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdi
         why=why,
         created=datetime.now(UTC),
     )
-    if verdict.decision is Decision.PUBLISH:
+    if published:  # when this run was begun before, and nobody has heard of it
+        verdict = published.model_copy(update={"spent_usd": verdict.spent_usd, "reused": verdict.reused})
+    elif verdict.decision is Decision.PUBLISH:
         verdict = withheld(verdict, graders_doubts(config, bench))
-    if verdict.decision is Decision.PUBLISH and config.gate.approval:
+    if verdict.decision is Decision.PUBLISH and config.gate.approval and not published:
         verdict = approved(verdict, ask_approval(verdict, config.gate.approval_hours))
-    if verdict.decision is Decision.PUBLISH:
+    if verdict.decision is Decision.PUBLISH and not published:
         winner, evaluation = next(each for each in evaluated if each[0].name == judgement.winner)
         publication = Publication(config, verdict, winner, evaluation.predictions, dataset, champion)
-        published = publish_winner(publication, bench.places, bench.workspace, bench.cap)
-        verdict = verdict.model_copy(update={"champion": published.champion, "spent_usd": bench.cap.spent_usd})
+        made = publish_winner(publication, bench.places, bench.workspace, bench.cap)
+        verdict = verdict.model_copy(update={"champion": made.champion, "spent_usd": bench.cap.spent_usd})
     report(verdict, bench.workspace)
     announce(verdict)
     page(verdict, config, dataset, evaluated, tokens, judgement, bench.workspace)

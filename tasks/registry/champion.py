@@ -128,6 +128,18 @@ def current_champion(places: Places, store_name: str, name: str) -> ChampionVers
     return read_champion(places.settings, client, name)
 
 
+def champion_before(places: Places, store_name: str, name: str, run: str) -> tuple[ChampionVersion | None, ChampionVersion | None]:
+    """The champion that a run finds, and its own version where it was begun before and has replaced that champion already.
+
+    Raises: as `current_champion`.
+    """
+    now = current_champion(places, store_name, name)
+    if now is None or now.event != "publish" or now.run_id != run:
+        return now, None
+    before = read_version(open_store(places, store_name), name, now.previous) if now.previous else None
+    return before, now
+
+
 def move_champion(settings: Settings, client: StoreClient, draft: ChampionVersion) -> ChampionVersion:
     """Make `draft` the champion if the champion is still `draft.previous`. Its version becomes the next free one.
 

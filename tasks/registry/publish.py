@@ -5,6 +5,7 @@
 A run that was killed goes on: files that the store has are not sent again, and the pointer moves once.
 """
 
+import hashlib
 import logging
 import os
 import shlex
@@ -93,6 +94,15 @@ def publish(publication: Publication, places: Places, workspace: Workspace, cap:
     except StoreError as error:
         kept = f"{publication.winner.name} is kept in {publication.winner.folder}"
         raise StoreError(f"{error}; {kept}, and this goes on from there: {resuming(publication, places, workspace)}") from None
+
+
+def published_verdict(client: StoreClient, version: ChampionVersion) -> Verdict:
+    """The verdict by which a version was published, as the store keeps it. Raises IntegrityError where it is not there whole."""
+    sha256 = version.lineage.verdict if version.lineage else ""
+    found = client.read(client.key("evidence", f"{sha256}.json"))
+    if not found or hashlib.sha256(found[0]).hexdigest() != sha256:
+        raise IntegrityError(f"the verdict of version {version.version} of {version.name} is missing or was replaced in the store")
+    return Verdict.model_validate_json(found[0]).model_copy(update={"champion": version.champion()})
 
 
 def resuming(publication: Publication, places: Places, workspace: Workspace) -> str:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
 from tasks.orchestration import show_markdown, stage
-from tasks.records import ContenderRecord, PublicationRecord
+from tasks.records import ContenderRecord, PublicationRecord, Verdict
 from tasks.registry import champion as champions
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.page import markdown_publication, markdown_rollback
-from tasks.registry.publish import Publication, publish
+from tasks.registry.publish import Publication, publish, published_verdict
 from tasks.registry.rollback import roll_back
 from tasks.settings import Places
 from tasks.store import check_store, open_store
@@ -20,11 +20,18 @@ if TYPE_CHECKING:
 
 
 @stage("champion", "champion {config.name}")
-def find_champion(config: BakeoffConfig, places: Places) -> ChampionVersion | None:
-    """The champion as it stands; a store that cannot be published to is found out here, before anything is spent."""
+def find_champion(config: BakeoffConfig, run: str, places: Places) -> tuple[ChampionVersion | None, Verdict | None]:
+    """The champion as the run found it; and its verdict, where it has published already, and was killed before it could tell.
+
+    A store that cannot be published to is found out here, before anything is spent.
+    """
     if not places.settings.store(config.store).service:
         check_store(places, config.store)
-    return champions.current_champion(places, config.store, config.name)
+    before, own = champions.champion_before(places, config.store, config.name, run)
+    if own is None:
+        return before, None
+    _show_champion(config.name, markdown_publication(own.champion(), before, config.name, config.store, own.reason))
+    return before, published_verdict(open_store(places, config.store), own)
 
 
 @stage("grader", "grader {config.grader.champion}")

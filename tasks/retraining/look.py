@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tasks.config import BakeoffConfig
 from tasks.data.sources import find_source
 from tasks.records import AskedModel, ContenderRecord, Trigger
-from tasks.registry.champion import current_champion
+from tasks.registry.champion import champion_before
 from tasks.retraining.champion import Reigning
 from tasks.retraining.changes import Standing, endpoints_asked, find_changes, recorded_by
 from tasks.retraining.memory import Hashes, recall_answers
@@ -23,11 +23,12 @@ Asking: TypeAlias = "Callable[[ContenderRecord], AskContext | None]"
 """Gives what a champion that is a prompt asks with."""
 
 
-def look(config: BakeoffConfig, because: str, places: Places, workspace: Workspace, asking: Asking) -> Looked:
+def look(config: BakeoffConfig, because: str, places: Places, workspace: Workspace, asking: Asking, run: str = "") -> Looked:
     """Find out whether a bake-off is due, and why. Nothing is trained, and what is as before is not read again.
 
     Args:
         because: why somebody asks for one, in words; empty where nobody does.
+        run: that looks, by its id: what it published itself, when it was begun before, is no champion that it finds.
 
     Raises:
         Refused: the data or a file that is named cannot be used.
@@ -35,7 +36,7 @@ def look(config: BakeoffConfig, because: str, places: Places, workspace: Workspa
     """
     asked = because.strip()
     signals = [Signal(kind=Trigger.ASKED, state=State.DUE, words=f"it was asked for: {asked}")] if asked else []
-    signals += _signals(config, places, workspace, asking)
+    signals += _signals(config, places, workspace, asking, run)
     found = Looked(name=config.name, signals=signals)
     logger.info("%s", found.words)
     for signal in signals:
@@ -43,9 +44,9 @@ def look(config: BakeoffConfig, because: str, places: Places, workspace: Workspa
     return found
 
 
-def _signals(config: BakeoffConfig, places: Places, workspace: Workspace, asking: Asking) -> Iterator[Signal]:
+def _signals(config: BakeoffConfig, places: Places, workspace: Workspace, asking: Asking, run: str) -> Iterator[Signal]:
     hashes = Hashes(workspace)
-    champion = current_champion(places, config.store, config.name)
+    champion, _ = champion_before(places, config.store, config.name, run)
     source = find_source(config.dataset, places.settings, hashes)
     answers = recall_answers(config, workspace)
     standing = Standing(config, champion, recorded_by(champion), answers, source.revision)

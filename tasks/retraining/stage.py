@@ -30,7 +30,7 @@ def look(
     asking: "Callable[[ContenderRecord], AskContext | None]",
 ) -> Looked:
     """Find out whether a bake-off is due, and say why on the run's page, in its name and in its tags."""
-    found = looking.look(config, because, places, workspace, asking)
+    found = looking.look(config, because, places, workspace, asking, str(flow_run.id))
     show_markdown(f"why {config.name}", markdown_looked(found), found.words)
     with page_may_be_away(), get_client(sync_client=True) as client:
         tags = tagged(flow_run.tags or [], found)
