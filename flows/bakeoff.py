@@ -75,7 +75,7 @@ def judged(config: BakeoffConfig, bench: Bench, why: Why | None = None) -> Verdi
     """
     check_pools(config, bench)
     dataset = load(config.dataset, bench.settings, bench.workspace)
-    champion, published = find_champion(config, str(flow_run.id), bench.places)
+    champion, published = find_champion(config, flow_run.id or "", bench.places)
     models = [model_behind(name, bench.settings, bench.workspace) for name in bench.remote(config)]
     fan_out(config, dataset, bench)
     evaluated, tokens = compete(config, dataset, bench)
