@@ -17,16 +17,11 @@ from tasks.evaluation.stage import evaluate
 from tasks.grading.judge import Judge, check_fits
 from tasks.grading.stage import build_referee
 from tasks.grading.validation import doubts_of
-from tasks.orchestration import (
-    Lanes,
-    ask_approval,
-    ask_person,
-    check_page,
-    end_server_with_process,
-    limits_of_server,
-    progress_on_page,
-    roots_of_run,
-)
+from tasks.orchestration.limits import limits_of_server
+from tasks.orchestration.page import progress_on_page
+from tasks.orchestration.pauses import ask_approval, ask_person, check_page
+from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.stages import Lanes
 from tasks.prompting.stage import model_behind, prompt_contender
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.interview import interview_person

@@ -9,7 +9,9 @@ from services.bench import check_names, opened
 from tasks.announcing import budget_watched
 from tasks.config import BakeoffConfig
 from tasks.data.stage import load
-from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration.limits import limits_of_server
+from tasks.orchestration.page import progress_on_page
+from tasks.orchestration.process import end_server_with_process, roots_of_run
 from tasks.records import DatasetRecord
 
 

@@ -15,7 +15,9 @@ from tasks.grading.judge import Judge
 from tasks.grading.records import GradingFile, GradingReport
 from tasks.grading.stage import build_judge, check_judge, grade_file, read_file, report_grading
 from tasks.grading.validation import WORDINGS
-from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration.limits import limits_of_server
+from tasks.orchestration.page import progress_on_page
+from tasks.orchestration.process import end_server_with_process, roots_of_run
 from tasks.records import ContenderRecord
 from tasks.registry.champion import champion_contender
 

@@ -7,7 +7,9 @@ from services.bench import opened
 from tasks.announcing import budget_watched
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
-from tasks.orchestration import end_server_with_process, limits_of_server, progress_on_page, roots_of_run
+from tasks.orchestration.limits import limits_of_server
+from tasks.orchestration.page import progress_on_page
+from tasks.orchestration.process import end_server_with_process, roots_of_run
 from tasks.predicting.predict import Seat, report_of
 from tasks.predicting.records import PredictionReport
 from tasks.predicting.stage import find_files, predict_file, report_prediction

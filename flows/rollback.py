@@ -7,7 +7,7 @@ from pydantic import Field
 
 from services.places import LivePlaces
 from tasks.config import Name
-from tasks.orchestration import end_server_with_process, roots_of_run
+from tasks.orchestration.process import end_server_with_process, roots_of_run
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.stage import roll_champion_back
 from tasks.settings import load_settings

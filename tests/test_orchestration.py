@@ -17,7 +17,9 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.errors import BadData
-from tasks.orchestration import SAVED_S, Lanes, artifact_key, limits_of_server, progress_on_page, show_svg, show_table, stage
+from tasks.orchestration.limits import SAVED_S, limits_of_server
+from tasks.orchestration.page import artifact_key, progress_on_page, show_svg, show_table
+from tasks.orchestration.stages import Lanes, stage
 from tasks.progress import progress
 from tasks.prompting.ask import AskContext, Question, answer_questions
 from tasks.prompting.budget import Cap
@@ -144,7 +146,7 @@ def test_prefects_temporary_server_does_not_outlive_a_run_that_is_killed() -> No
     code = (
         "import subprocess, sys, time\n"
         "from prefect.server.api.server import SubprocessASGIServer\n"
-        "from tasks.orchestration import end_server_with_process\n"
+        "from tasks.orchestration.process import end_server_with_process\n"
         "server = SubprocessASGIServer()\n"
         "server.server_process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
         "end_server_with_process()\n"
@@ -174,7 +176,7 @@ def test_a_server_that_is_away_costs_the_page_and_not_the_run(tmp_path: Path, ca
 def test_a_server_that_fails_costs_the_page_and_not_the_run_and_later_progress_is_shown(
     server: str, api: httpx.Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.orchestration.UPDATE_EVERY_S", 0.05)
+    monkeypatch.setattr("tasks.orchestration.page.UPDATE_EVERY_S", 0.05)
     with serve_proxy(server.removesuffix("/api"), "", "") as proxy, temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}):
         proxy.answer = lambda method, path: (500, b"{}")
         show_table("training", [{"epoch": 1}], "how it went")

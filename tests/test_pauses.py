@@ -18,7 +18,7 @@ from prefect.flow_engine import run_flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
-from tasks.orchestration import ask_person
+from tasks.orchestration.pauses import ask_person
 from tests.registry.proxy import serve_proxy
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.orchestration.PAUSE_POLL_S", 0.2)
+    monkeypatch.setattr("tasks.orchestration.pauses.PAUSE_POLL_S", 0.2)
 
 
 def eventually(there: Callable[[], Any]) -> None:

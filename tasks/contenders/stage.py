@@ -3,7 +3,8 @@
 from tasks.config import Hybrid, Trivial
 from tasks.contenders.hybrid import CHART, Predicted, build_hybrid
 from tasks.contenders.trivial import build_trivial
-from tasks.orchestration import show_svg, stage
+from tasks.orchestration.page import show_svg
+from tasks.orchestration.stages import stage
 from tasks.prompting.budget import Cap
 from tasks.records import ContenderRecord, DatasetRecord
 from tasks.settings import Places

@@ -4,7 +4,8 @@ from tasks.bases import ResolvedBase
 from tasks.config import Dataset, Tuned
 from tasks.data import load as loading
 from tasks.data import tokenize as tokenizing
-from tasks.orchestration import show_table, stage
+from tasks.orchestration.page import show_table
+from tasks.orchestration.stages import stage
 from tasks.records import SPLITS, DatasetRecord, TokensRecord
 from tasks.settings import Settings
 from tasks.workspace import Workspace

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from tasks.config import BakeoffConfig
 from tasks.evaluation import scores
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import stage
+from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord, DatasetRecord
 from tasks.settings import Places
 from tasks.workspace import Workspace

@@ -11,7 +11,8 @@ from tasks.grading import referee
 from tasks.grading.judge import Judge
 from tasks.grading.records import GradedRecord, GradingFile, GradingReport, JudgeRecord
 from tasks.grading.report import agreement_rows, confusion_rows, stayed_in_all, verdict_on_judge
-from tasks.orchestration import show_table, stage
+from tasks.orchestration.page import show_table
+from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord
 from tasks.settings import Places, Settings
 from tasks.workspace import Workspace

@@ -1,6 +1,7 @@
 """The room's Prefect tasks."""
 
-from tasks.orchestration import show_table, stage
+from tasks.orchestration.page import show_table
+from tasks.orchestration.stages import stage
 from tasks.predicting import files as reading
 from tasks.predicting import predict as predicting
 from tasks.predicting.predict import Seat

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tasks.config import Prompt, Task
-from tasks.orchestration import stage
+from tasks.orchestration.stages import stage
 from tasks.prompting.lookup import find_model
 from tasks.prompting.techniques.drafting import Exchange
 from tasks.prompting.techniques.registry import build_prompt

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
-from tasks.orchestration import show_markdown, stage
+from tasks.orchestration.page import show_markdown
+from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord, PublicationRecord, Verdict
 from tasks.registry import champion as champions
 from tasks.registry.champion import ChampionVersion

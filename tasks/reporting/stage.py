@@ -7,7 +7,8 @@ from pathlib import Path
 from tasks.config import BakeoffConfig
 from tasks.errors import StoreError
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import show_markdown, stage
+from tasks.orchestration.page import show_markdown
+from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord, DatasetRecord, Judgement, TokensRecord, Verdict
 from tasks.reporting.page import markdown_place, write_report
 from tasks.reporting.runs import keep_run, runs_folder

@@ -8,7 +8,8 @@ from prefect import get_client
 from prefect.runtime import flow_run
 
 from tasks.config import BakeoffConfig
-from tasks.orchestration import page_may_be_away, show_markdown, stage
+from tasks.orchestration.page import page_may_be_away, show_markdown
+from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord, DatasetRecord, Verdict
 from tasks.retraining import look as looking
 from tasks.retraining.memory import remember_answer

@@ -5,7 +5,8 @@ from functools import partial
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.child import taking_turns
 from tasks.config import Objective, Tuned
-from tasks.orchestration import show_svg, show_table, stage
+from tasks.orchestration.page import show_svg, show_table
+from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord, DatasetRecord, TokensRecord
 from tasks.settings import Settings
 from tasks.tuning.calibration import calibration_words

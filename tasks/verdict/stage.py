@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from tasks.config import BakeoffConfig
 from tasks.evaluation.scores import Evaluation
-from tasks.orchestration import show_markdown, show_table, stage
+from tasks.orchestration.page import show_markdown, show_table
+from tasks.orchestration.stages import stage
 from tasks.records import DatasetRecord, Judgement, Looks, Verdict
 from tasks.verdict.effects_report import effect_rows
 from tasks.verdict.judge import judge

@@ -18,7 +18,7 @@ from deployments.pools import POOLS
 from deployments.register import declare, register
 from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
-from tasks.orchestration import roots_of_run
+from tasks.orchestration.process import roots_of_run
 from tests.deployments.receiver import Receiver
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.config import Interview, Prompt, Task, Technique
-from tasks.orchestration import ask_person
+from tasks.orchestration.pauses import ask_person
 from tasks.prompting.ask import read_prompt
 from tasks.prompting.budget import Cap
 from tasks.prompting.messages import render

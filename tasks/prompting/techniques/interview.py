@@ -43,7 +43,7 @@ Answerer = Callable[[str], Exchange]
 """Answers one question."""
 AskPerson = Callable[[str, float, str], str | None]
 """Has a person answer a question within so many seconds, under a key that names the question within the run; None where nobody
-did (`tasks.orchestration.ask_person`)."""
+did (`tasks.orchestration.pauses.ask_person`)."""
 
 
 class InterviewRecord(Record):
