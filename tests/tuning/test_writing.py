@@ -1,6 +1,7 @@
 """Contenders that answer in text: only completions are learned, labels are named, preferences and rewards teach more."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from tasks.settings import Settings
 from tasks.tuning.further import further
 from tasks.tuning.language import complete
 from tasks.tuning.language import further as further_child
-from tasks.tuning.language.further import FALL, alarm
+from tasks.tuning.language.further import FALL, ROWS_LOOKED_AT, Desk, Job, alarm
 from tasks.tuning.language.pairs import Pair, find_preferences, pairs_of_grades, read_pairs, split_pairs
 from tasks.tuning.tune import tune
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, digest
 from tests.tiny_model import LABELS, make_base
 
 SAID = {"positive": "bright film", "negative": "flat film"}
@@ -162,6 +163,21 @@ def test_what_comes_after_the_supervised_step_ends_in_a_contender_without_pickle
     assert len(answers) == 4
 
 
+def test_pairs_and_the_rows_looked_at_are_of_every_class_though_the_source_is_sorted_by_label(
+    dataset: DatasetRecord, causal: ResolvedBase, tmp_path: Path
+) -> None:
+    for split in ("train", "dev"):
+        rows = read_examples(dataset, split)
+        many = [row.model_copy(update={"example": digest([row.example, again])}) for again in range(3) for row in rows]
+        write_examples(tmp_path / f"{split}.parquet", sorted(many, key=lambda row: str(row.label)))
+    desk = desk_of(causal, tmp_path)
+    assert len(desk.dev) == ROWS_LOOKED_AT
+    looked_at = Counter(row.label for row in desk.dev)
+    assert min(looked_at[label] for label in LABELS) > ROWS_LOOKED_AT / 4
+    preferred = Counter(pair.chosen for pair in further_child.sample_pairs(desk))
+    assert min(preferred[label] for label in LABELS) >= 2
+
+
 def test_the_alarm_hears_a_reward_that_rises_while_dev_falls_and_a_kl_beyond_its_limit() -> None:
     start = {"step": 0, "reward": 0.0, "kl": 0.0, "score": 0.5}
     good = {"step": 5, "reward": 0.1, "kl": 0.01, "score": 0.5}
@@ -231,6 +247,30 @@ def test_free_text_has_the_most_frequent_answer_as_its_trivial_contender() -> No
     assert config.dataset.kind is Kind.GENERATION
     assert [str(each) for each in config.trivial] == ["majority"]
     assert len(LABELS) == 2
+
+
+def desk_of(base: ResolvedBase, folder: Path, **changes: Any) -> Desk:
+    """At the rows in a folder; the supervised step is an adapter that changes nothing."""
+    from tasks.tuning.language.causal import choose_weights, load_causal, store
+
+    tuned = RECIPE.model_copy(update={"most_pairs": 48} | changes)
+    tokenizer = load_tokenizer(base.path).tokenizer
+    vocabulary = len(tokenizer)
+    model = choose_weights(load_causal(base.path, vocabulary, tokenizer.pad_token_id), tuned, base)
+    store(model, tuned, base, folder / "supervised")
+    return Desk(
+        Job(
+            tuned=tuned,
+            labels=[],
+            base=base,
+            supervised=folder / "supervised",
+            vocabulary=vocabulary,
+            train=folder / "train.parquet",
+            dev=folder / "dev.parquet",
+            folder=folder / "made",
+            work=folder / "work",
+        )
+    )
 
 
 def _at(settings: Settings, base: ResolvedBase) -> Settings:
