@@ -167,10 +167,11 @@ def batch(tuned: Any, folder: Path) -> None:
     from datasets import Dataset
     from torch.utils.data import DataLoader
 
+    from tasks.data.mapped import SCATTERED, Mapped
     from tasks.tuning.batches import LikeLengths, collate
 
     train = Dataset.load_from_disk(str(folder / "train"))
-    order = LikeLengths(train["length"][:], tuned.batch_size, tuned.seed)
+    order = LikeLengths(train["length"][:], tuned.batch_size, tuned.seed, Mapped(train.data.table, SCATTERED))
     rows = sum(len(each["labels"]) for each in DataLoader(train, tuned.batch_size, sampler=order, collate_fn=collate(0)))
     assert rows == len(train)
 

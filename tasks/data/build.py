@@ -81,7 +81,7 @@ def _judge_bad_rows(scans: Sequence[Scan], dataset: Dataset, problems: Problems)
                 findings.append(Finding(kind="dropped", count=count, message=f"dropped from {text}"))
             else:
                 problems.add(text)
-        if not scan.rows and not scan.bad.counts and scan.others:
+        if not scan.gathered.places and not scan.bad.counts and scan.others:
             wanted = ", ".join(f"{column} is {value!r}" for column, value in dataset.where.items())
             there = "; ".join(f"{column} has {', '.join(map(repr, sorted(values)))}" for column, values in scan.others.items())
             problems.add(f"{scan.split.name}: of {plural(scan.split.rows, 'row')}, in none {wanted} (dataset.where): {there}")
@@ -94,7 +94,7 @@ def _separate(
     used: Mapping[str, SourceSplit], plan: Plan, scans: Sequence[Scan], dataset: Dataset, labels: Sequence[str], problems: Problems
 ) -> Separated:
     """Assign rows to splits and keep equal and near-equal ones apart. Nothing slow is done once there are problems."""
-    made = drop_duplicates(assign(plan, {scan.split.name: scan.rows for scan in scans}), dataset.drop_repeats)
+    made = drop_duplicates(assign(plan, {scan.split.name: scan.take_rows() for scan in scans}), dataset.drop_repeats)
     leave_equal(made, plan)
     if dataset.cluster:
         leave_clusters(made)

@@ -14,6 +14,7 @@ LOAD = Stage(
     (
         "tasks.data.sources",
         "tasks.data.text_files",
+        "tasks.data.mapped",
         "tasks.data.reading",
         "tasks.data.duplicates",
         "tasks.data.rows",

@@ -7,9 +7,11 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.data.mapped import Mapped
 from tasks.data.sources import FORMATS, Source
 from tasks.data.text_files import check_text, csv_header, first_bad_json_line
 from tasks.errors import BadConfig, BadData, MissingPart
@@ -35,6 +37,11 @@ class Part:
     def name(self) -> str:
         """What to call it in messages."""
         return self.file.name if self.file else "the Hub"
+
+    @cached_property
+    def mapped(self) -> Mapped:
+        """Its pages in memory."""
+        return Mapped(self.data.data.table)
 
 
 @dataclass(frozen=True)
@@ -65,14 +72,18 @@ class SourceSplit:
             for number, inside in by_part.items():
                 part = self.parts[number]
                 data = part.data.select_columns(columns).with_format("arrow")
-                yield from data[[place - part.first for place in inside]].to_pylist()
+                found = data[[place - part.first for place in inside]].to_pylist()
+                part.mapped.was_read(inside[-1] - inside[0] + 1)
+                yield from found
 
 
 def batches(part: Part, columns: list[str]) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """A part's rows in batches, each with the place in the split of its first row."""
     data = part.data.select_columns(columns).with_format("arrow")
     for start in range(0, len(data), ROWS_AT_ONCE):
-        yield part.first + start, data[start : start + ROWS_AT_ONCE].to_pylist()
+        rows = data[start : start + ROWS_AT_ONCE].to_pylist()
+        part.mapped.was_read(len(rows))
+        yield part.first + start, rows
 
 
 def read_source(source: Source, cache: Path) -> dict[str, SourceSplit]:
@@ -100,6 +111,7 @@ def read_source(source: Source, cache: Path) -> dict[str, SourceSplit]:
             for file in files:
                 data = _read_file(file, cache)
                 parts.append(Part(data, sum(len(part.data) for part in parts), file))
+                parts[-1].mapped.let_go()
                 bar.advance(note=file.name)
             splits[name] = SourceSplit(name, parts)
     return splits
@@ -143,13 +155,20 @@ def _by_split(source: Source) -> dict[str, list[Path]]:
 def _read_file(file: Path, cache: Path) -> "datasets.Dataset":
     library = _library()
     kind = FORMATS[file.suffix]
-    options = _csv_options(file) if kind == "csv" else {}
+    options = _csv_options(file) if kind == "csv" else parquet_options() if kind == "parquet" else {}
     try:
         return library.load_dataset(kind, data_files=[glob.escape(str(file))], split="train", cache_dir=str(cache), **options)
     except (library.exceptions.DatasetsError, ValueError, StopIteration, OSError) as error:  # what the parsers raise
         if _is_not_the_files_fault(_cause(error)):
             raise
         raise BadData(f"{file.name} cannot be read as {kind}: {_where(file, error)}") from None
+
+
+def parquet_options() -> dict[str, Any]:
+    """Read through a buffer: without it the reader holds all of a file's compressed bytes until its end."""
+    from pyarrow.dataset import ParquetFragmentScanOptions
+
+    return {"fragment_scan_options": ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)}
 
 
 def _csv_options(file: Path) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def drop_duplicates(roles: Mapping[Split, Rows], drop: bool = True) -> Separated
         rows = roles[role]
         repeats, conflicts = _copies(rows)
         left = repeats | conflicts if role == "train" else repeats
-        made.roles[role] = rows[~left] if drop else rows
+        made.roles[role] = rows[~left] if drop and left.any() else rows
         again = rows[repeats & ~conflicts]
         if len(again):
             did = "dropped" if drop else "kept"

@@ -13,6 +13,8 @@ from tasks.bases import ResolvedBase
 from tasks.config import TruncationSide, Tuned
 from tasks.data.completions import Frame, encode_completions, encode_prompts, frame_of
 from tasks.data.examples import input_text, split_path
+from tasks.data.mapped import Mapped
+from tasks.data.reading import parquet_options
 from tasks.errors import BadConfig
 from tasks.progress import Bar, progress
 from tasks.records import SPLITS, DatasetRecord, Finding, Split, TokensRecord
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TOKENIZE = Stage("tokenize", 1, ("tasks.data.tokenize", "tasks.data.examples", "tasks.data.completions"))
+TOKENIZE = Stage("tokenize", 1, ("tasks.data.tokenize", "tasks.data.mapped", "tasks.data.examples", "tasks.data.completions"))
 ROWS_AT_ONCE = 1000
 UNLIMITED = 1_000_000
 """Tokenizers that know no limit say a number far above this."""
@@ -139,8 +141,7 @@ def _build(tuned: Tuned, dataset: DatasetRecord, base: ResolvedBase, building: B
     with progress(f"tokenize {tuned.name}", sum(dataset.rows.values())) as bar:
         for split in SPLITS:
             encoded = _encode_split(split_path(dataset, split), dataset.labels, tokenizer, tuned, cache, bar)
-            counts[split] = _count(encoded)
-            encoded.remove_columns("cut").save_to_disk(str(building.folder / split))
+            counts[split] = _save(encoded, building.folder / split)
     shutil.rmtree(cache)
     for split in SPLITS:
         findings.extend(_truncated(split, counts[split], tuned))
@@ -169,14 +170,16 @@ def _encode_split(
 
     datasets.disable_progress_bars()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
-    rows = datasets.load_dataset("parquet", data_files=[_literal(path)], split="train", cache_dir=str(cache))
+    rows = datasets.load_dataset("parquet", data_files=[_literal(path)], split="train", cache_dir=str(cache), **parquet_options())
+    mapped = Mapped(rows.data.table)
+    mapped.let_go()
     processes = _processes(tokenizer, len(rows))
     if answers_in_text(tuned, labels):
         encode = partial(_encode_answers, tokenizer, frame_of(tokenizer), tuned)
     else:
         encode = partial(_encode_batch, tokenizer, {label: position for position, label in enumerate(labels)}, tuned)
     made = rows.map(
-        encode if processes else partial(_and_tell, encode, bar),
+        encode if processes else partial(_and_tell, encode, bar, mapped),
         batched=True,
         batch_size=ROWS_AT_ONCE,
         remove_columns=rows.column_names,
@@ -219,9 +222,10 @@ def _encode_answers(
     return {"input_ids": ids, "label": [*map(len, prompts)], "length": [*map(len, ids)], "cut": cut}
 
 
-def _and_tell(encode: Any, bar: Bar, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+def _and_tell(encode: Any, bar: Bar, mapped: Mapped, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     encoded: dict[str, list[Any]] = encode(batch)
     bar.advance(len(encoded["length"]))
+    mapped.was_read(len(encoded["length"]))
     return encoded
 
 
@@ -232,17 +236,27 @@ def _features(datasets: Any) -> Any:
     )
 
 
-def _count(encoded: "datasets.Dataset") -> dict[str, int]:
+def _save(encoded: "datasets.Dataset", folder: Path) -> dict[str, int]:
+    """Write a split as `load_from_disk` reads it, all columns but `cut`, and count. The library's own `save_to_disk` writes one row
+    and with it what describes them all; the rows are written here, since it would hold all of them in memory."""
+    import pyarrow
     import pyarrow.compute
 
-    table = encoded.data
-    cut = table["cut"]
-    return {
-        "rows": len(encoded),
-        "tokens": pyarrow.compute.sum(table["length"]).as_py(),
-        "rows_cut": pyarrow.compute.sum(pyarrow.compute.greater(cut, 0)).as_py(),
-        "tokens_cut": pyarrow.compute.sum(cut).as_py(),
-    }
+    counts = {"rows": len(encoded), "tokens": 0, "rows_cut": 0, "tokens_cut": 0}
+    encoded.remove_columns("cut").select(range(1)).save_to_disk(str(folder))
+    [file] = folder.glob("*.arrow")
+    kept = encoded.with_format("arrow")
+    schema = kept.remove_columns("cut")[:1].schema
+    mapped = Mapped(encoded.data.table)
+    with pyarrow.OSFile(str(file), "wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
+        for start in range(0, len(encoded), ROWS_AT_ONCE):
+            some = kept[start : start + ROWS_AT_ONCE]
+            writer.write_table(some.select(schema.names).cast(schema))
+            counts["tokens"] += pyarrow.compute.sum(some["length"]).as_py()
+            counts["rows_cut"] += pyarrow.compute.sum(pyarrow.compute.greater(some["cut"], 0)).as_py()
+            counts["tokens_cut"] += pyarrow.compute.sum(some["cut"]).as_py()
+            mapped.was_read(len(some))
+    return counts
 
 
 def _truncated(split: Split, counts: dict[str, int], tuned: Tuned) -> list[Finding]:

@@ -8,7 +8,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from tasks.config import Dataset, Gate, Splits
@@ -75,10 +74,10 @@ class Scan:
     others: dict[str, set[str]] = field(default_factory=dict)
     """For each column of `where`, some values of rows that were left out."""
 
-    @cached_property
-    def rows(self) -> Rows:
-        """The good rows, once all are read."""
-        return self.gathered.rows()
+    def take_rows(self) -> Rows:
+        """The good rows, once all are read; the scan keeps none of them, so that they are in memory once."""
+        gathered, self.gathered = self.gathered, Gathered(self.split.name)
+        return gathered.rows()
 
 
 def plural(count: int, noun: str) -> str:

@@ -4,9 +4,12 @@ import hashlib
 import logging
 import math
 import random
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from tasks.data.mapped import Mapped
 
 TOKENS_A_BATCH = {"cuda": 65_536, "mps": 16_384, "cpu": 4_096}
 """How many tokens, padding included, an evaluation batch holds, by device."""
@@ -27,13 +30,17 @@ class LikeLengths:
     """The order of train rows: random, rows of like length in one batch, and the longest row in the first, so that memory
     runs out at once or not at all.
 
-    The order follows from seed and epoch alone, so that a resumed epoch sees the same batches.
+    The order follows from seed and epoch alone, so that a resumed epoch sees the same batches. It takes 4 bytes a row.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
-        self.lengths = lengths
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int, mapped: Mapped | None = None) -> None:
+        """Args:
+        mapped: the pages of the rows, which are given back as the rows are taken.
+        """
+        self.lengths = array("I", lengths)
         self.batch_size = batch_size
         self.seed = seed
+        self.mapped = mapped
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -45,18 +52,24 @@ class LikeLengths:
 
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"{self.seed} {self.epoch}")  # noqa: S311  an order, not a secret
-        rows = list(range(len(self.lengths)))
+        lengths = self.lengths.__getitem__
+        rows = array("I", range(len(self.lengths)))
         rng.shuffle(rows)
         span = self.batch_size * LOOKED_AT_TOGETHER
         for start in range(0, len(rows), span):
-            rows[start : start + span] = sorted(rows[start : start + span], key=self.lengths.__getitem__)
-        batches = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
-        short = [batches.pop()] if batches and len(batches[-1]) < self.batch_size else []  # must stay last
+            rows[start : start + span] = array("I", sorted(rows[start : start + span], key=lengths))
+        batches = array("I", range(len(rows) // self.batch_size))  # what is left at the end must stay last
         rng.shuffle(batches)
         if batches:
-            longest = max(range(len(batches)), key=lambda index: max(map(self.lengths.__getitem__, batches[index])))
+            longest = max(range(len(batches)), key=lambda place: max(map(lengths, self._batch(rows, batches[place]))))
             batches[0], batches[longest] = batches[longest], batches[0]
-        return iter([row for batch in batches + short for row in batch])
+        for batch in (*batches, len(batches)):
+            yield from self._batch(rows, batch)
+            if self.mapped:
+                self.mapped.was_read(self.batch_size)
+
+    def _batch(self, rows: "array[int]", batch: int) -> "array[int]":
+        return rows[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
 def part_of(train: Any, share: float) -> Any:

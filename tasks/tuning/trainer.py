@@ -20,6 +20,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from tasks.child import told_to_stop
 from tasks.config import Tuned
+from tasks.data.mapped import SCATTERED, Mapped
 from tasks.device import Device
 from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, progress
@@ -105,6 +106,7 @@ class LabelTrainer(Trainer):
         self.seconds_before = 0.0
         self.dev_logits: torch.Tensor | None = None  # of the newest evaluation
         self.lengths = train["length"][:]
+        self.mapped = Mapped(train.data.table, SCATTERED)
         self.owes_evaluation = False
         self.gives_up: Callable[[Sequence[float]], bool] | None = None  # asked after each evaluation, of all accuracies so far
         self.pruned = False
@@ -143,7 +145,7 @@ class LabelTrainer(Trainer):
         return load_file(best / DEV_LOGITS)["logits"]
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths | together.Evened:
-        self.order = LikeLengths(self.lengths, self.tuned.batch_size, self.tuned.seed)
+        self.order = LikeLengths(self.lengths, self.tuned.batch_size, self.tuned.seed, self.mapped)
         return together.Evened(self.order, self.args.per_device_train_batch_size) if together.size() > 1 else self.order
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:

@@ -14,7 +14,7 @@ import pytest
 from tasks.bases import ResolvedBase
 from tasks.config import TruncationSide, Tuned
 from tasks.data.examples import input_text, read_examples
-from tasks.data.tokenize import encode_texts, load_tokenizer, tokenize
+from tasks.data.tokenize import _features, _save, encode_texts, load_tokenizer, tokenize
 from tasks.errors import BadConfig
 from tasks.records import SPLITS, DatasetRecord, TokensRecord
 from tasks.workspace import Workspace
@@ -112,6 +112,19 @@ def test_the_chosen_side_is_cut_and_the_frame_stays(side: TruncationSide, base: 
 
 def test_no_texts_give_no_ids(base: ResolvedBase) -> None:
     assert encode_texts(load_tokenizer(base.path).tokenizer, [], 8, TruncationSide.LEFT).ids == []
+
+
+def test_a_split_is_written_as_the_library_writes_it_and_counted(tmp_path: Path) -> None:
+    import datasets
+
+    columns = {"input_ids": [[1, 2], [3], [4, 5, 6]], "label": [0, 1, 0], "length": [2, 1, 3], "cut": [0, 2, 5]}
+    encoded = datasets.Dataset.from_dict({name: rows * 700 for name, rows in columns.items()}, _features(datasets))
+    assert _save(encoded, tmp_path / "ours") == {"rows": 2100, "tokens": 4200, "rows_cut": 1400, "tokens_cut": 4900}
+    encoded.remove_columns("cut").save_to_disk(str(tmp_path / "theirs"))
+    ours, theirs = (datasets.Dataset.load_from_disk(str(tmp_path / name)) for name in ("ours", "theirs"))
+    assert ours.features == theirs.features
+    assert ours.to_dict() == theirs.to_dict()
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {path.name for path in (tmp_path / "theirs").iterdir()}
 
 
 def test_a_missing_pad_token_is_mended_by_one_that_the_model_has_and_said(

@@ -1,3 +1,4 @@
+import hashlib
 import random
 from types import SimpleNamespace
 
@@ -23,6 +24,11 @@ def test_every_row_comes_once_an_epoch_in_an_order_that_seed_and_epoch_decide() 
     sampler.set_epoch(1)
     assert list(sampler) != first
     assert list(LikeLengths(LENGTHS, 16, seed=2)) != first
+
+
+def test_the_order_of_a_seed_is_that_of_every_version_before() -> None:
+    sampler = LikeLengths(LENGTHS, 16, seed=1)
+    assert hashlib.sha256(repr(list(sampler)).encode()).hexdigest()[:16] == "694e37479479a1eb"
 
 
 def test_batches_hold_rows_of_like_length_and_the_longest_comes_first() -> None:

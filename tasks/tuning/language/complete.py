@@ -9,6 +9,7 @@ from typing import Any
 
 from tasks.child import serve_child
 from tasks.data.answers import same_text
+from tasks.data.mapped import SCATTERED, Mapped
 from tasks.device import Device, pick_device
 from tasks.progress import progress
 from tasks.records import Finding, TrainingFacts
@@ -78,7 +79,8 @@ def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device:
         control: Any
 
         def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
-            return LikeLengths(self.train_dataset["length"][:], tuned.batch_size, tuned.seed)
+            mapped = Mapped(self.train_dataset.data.table, SCATTERED)
+            return LikeLengths(self.train_dataset["length"][:], tuned.batch_size, tuned.seed, mapped)
 
         def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
             began = time.perf_counter()
