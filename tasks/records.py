@@ -167,6 +167,9 @@ class TrainingFacts(Model):
     losses: list[dict[str, float]] = []
     """By a few steps: `epoch` (with its fraction), `loss` (mean over those steps)."""
     best_epoch: int
+    """The one whose weights were kept."""
+    dev_rows: int = 0
+    """Dev rows on which `dev_accuracy` was measured; for free text a part of dev."""
     seconds: float
     rows_per_second: float
     peak_memory_bytes: int
@@ -179,6 +182,11 @@ class TrainingFacts(Model):
     publish_bytes: int = 0
     """What publishing the contender takes: its weights, tokenizer and facts, without the base that they stand on."""
     findings: list[Finding] = []
+
+    @property
+    def dev_accuracy(self) -> float:
+        """Of the weights that were kept."""
+        return next(epoch["dev_accuracy"] for epoch in self.epochs if epoch["epoch"] == self.best_epoch)
 
 
 class Trial(Model):

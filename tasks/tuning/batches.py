@@ -6,7 +6,7 @@ import math
 import random
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from tasks.data.mapped import Mapped
@@ -72,16 +72,31 @@ class LikeLengths:
         return rows[batch * self.batch_size : (batch + 1) * self.batch_size]
 
 
-def part_of(train: Any, share: float) -> Any:
+def part_of(train: Any, share: float, groups: Sequence[Hashable] | None = None) -> Any:
     """A share of the train rows (a `datasets.Dataset`), of each label as large a part, in their order. Rows are chosen by a hash of
-    their tokens: a larger share holds the rows of a smaller one, and a row keeps its place when the data grows."""
+    their tokens: a larger share holds the rows of a smaller one, and a row keeps its place when the data grows.
+
+    Args:
+        groups: of which as large a part each is taken, by row, in place of the labels.
+    """
     if share >= 1:
         return train
-    labels, ranked = train["label"][:], defaultdict(list)
-    for row, ids in enumerate(train["input_ids"]):
-        ranked[labels[row]].append((hashlib.sha256(repr(list(ids)).encode()).digest(), row))
+    groups, ranked = train["label"][:] if groups is None else groups, defaultdict(list)
+    for row, rank in enumerate(_ranks(train)):
+        ranked[groups[row]].append((rank, row))
     kept = [row for rows in ranked.values() for _, row in sorted(rows)[: math.ceil(share * len(rows))]]
     return train.select(sorted(kept))
+
+
+def some_of(rows: Any, most: int) -> Any:
+    """At most so many rows (of a `datasets.Dataset`), in their order, chosen by a hash of their tokens."""
+    ranked = sorted((rank, row) for row, rank in enumerate(_ranks(rows)))
+    return rows.select(sorted(row for _, row in ranked[:most])) if len(rows) > most else rows
+
+
+def _ranks(rows: Any) -> Iterator[bytes]:
+    for ids in rows["input_ids"]:
+        yield hashlib.sha256(repr(list(ids)).encode()).digest()
 
 
 def pad(ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:

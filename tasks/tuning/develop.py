@@ -56,9 +56,9 @@ def develop(
 
 
 def dev_accuracy(contender: ContenderRecord) -> float:
-    """Dev accuracy of the best epoch, whose weights are kept."""
+    """Dev accuracy of the weights that were kept."""
     assert contender.training
-    return max(epoch["dev_accuracy"] for epoch in contender.training.epochs)
+    return contender.training.dev_accuracy
 
 
 def repeats_of(seeds: list[int], made: list[ContenderRecord], place: int) -> Repeats:

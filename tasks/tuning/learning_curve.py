@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tasks.records import ContenderRecord, CurvePoint, CurveRecord, DatasetRecord
 from tasks.workspace import Building, Stage, Workspace
 
-CURVE = Stage("learning_curve", 2, ("tasks.tuning.learning_curve", "tasks.tuning.charts"))
+CURVE = Stage("learning_curve", 3, ("tasks.tuning.learning_curve", "tasks.tuning.charts"))
 CHART = "learning_curve.svg"
 SHARES = (0.12, 0.25, 0.5)
 DRAWS = 4000
@@ -43,18 +43,20 @@ def learning_curve(
     def build(building: Building) -> CurveRecord:
         made = [(share, train(share)) for share in SHARES] + [(1.0, contender)]
         points = [_point(share, each, dataset) for share, each in made]
-        law = fit(points, dataset.rows["dev"])
+        assert contender.training
+        dev_rows = contender.training.dev_rows
+        law = fit(points, dev_rows)
         curve = CurveRecord(
             points=points,
             intercept=law.intercept,
             slope=law.slope,
             gain=law.gain,
             gain_interval=law.interval,
-            sentence=more_labels(law.gain, law.interval, dataset.rows["dev"]),
+            sentence=more_labels(law.gain, law.interval, dev_rows),
         )
         from tasks.tuning.charts import draw_curve
 
-        draw_curve(curve, dataset.rows["dev"], building.folder / CHART)
+        draw_curve(curve, dev_rows, building.folder / CHART)
         return curve
 
     inputs = [contender.fingerprint, dataset.fingerprint]
@@ -66,9 +68,9 @@ def epochs_of(epochs: int, share: float) -> int:
     return math.ceil(epochs / math.sqrt(share))
 
 
-def rows_of(share: float, label_rows: dict[str, int]) -> int:
-    """How many train rows a share has: of each label as large a part, rounded up."""
-    return sum(math.ceil(share * rows) for rows in label_rows.values())
+def rows_of(share: float, label_rows: dict[str, int], rows: int) -> int:
+    """How many of so many train rows a share has: of each label as large a part, rounded up; of all where there are no labels."""
+    return sum(math.ceil(share * count) for count in label_rows.values() or [rows])
 
 
 def fit(points: Sequence[CurvePoint], dev_rows: int) -> Law:
@@ -118,7 +120,7 @@ def _point(share: float, made: ContenderRecord, dataset: DatasetRecord) -> Curve
     from statsmodels.stats.proportion import proportion_confint
 
     assert made.training
-    best, dev_rows = max(epoch["dev_accuracy"] for epoch in made.training.epochs), dataset.rows["dev"]
+    best, dev_rows = made.training.dev_accuracy, made.training.dev_rows
     low, high = proportion_confint(round(best * dev_rows), dev_rows, alpha=0.05, method="wilson")
-    rows = rows_of(share, dataset.label_rows["train"])
+    rows = rows_of(share, dataset.label_rows.get("train", {}), dataset.rows["train"])
     return CurvePoint(share=share, rows=rows, dev_accuracy=best, interval=(float(low), float(high)))

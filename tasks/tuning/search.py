@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 logger = logging.getLogger(__name__)
-SEARCH = Stage("search", 1, ("tasks.tuning.search", "tasks.tuning.trial", "tasks.tuning.charts"))
+SEARCH = Stage("search", 2, ("tasks.tuning.search", "tasks.tuning.trial", "tasks.tuning.charts"))
 SWEEP = "sweep.svg"
 JOURNAL = "study.log"
 SPAN = 4.0
@@ -172,23 +172,27 @@ def _run(study: "optuna.Study", trial: "optuna.trial.Trial", tuned: Tuned, train
     recipe = candidate(tuned, trial.params["learning_rate"], trial.params["rank"], trial.params["targets"])
     place = Place(journal=building.inprogress / JOURNAL, id=trial._trial_id)
     accuracies: list[float] = []
+    reached: float | None = None
     seconds, state = 0.0, optuna.trial.TrialState.COMPLETE
     try:
         facts = train(recipe, place).training
         assert facts
-        accuracies, seconds = [epoch["dev_accuracy"] for epoch in facts.epochs], facts.seconds
+        accuracies, seconds, reached = [epoch["dev_accuracy"] for epoch in facts.epochs], facts.seconds, facts.dev_accuracy
         given_up = next((epoch for epoch in range(1, len(accuracies)) if place.gives_up(accuracies[:epoch])), None)
         if given_up:  # it had been trained before, in full: what is chosen must not depend on that
             accuracies, state = accuracies[:given_up], optuna.trial.TrialState.PRUNED
+            reached = max(accuracies)
     except Pruned as pruned:
         accuracies, seconds = [epoch["dev_accuracy"] for epoch in pruned.facts.epochs], pruned.facts.seconds
+        reached = max(accuracies)
         state = optuna.trial.TrialState.PRUNED
     except TrainingError as error:
         logger.warning("search %s: trial %d came to nothing: %s", tuned.name, trial.number, error)
         state = optuna.trial.TrialState.FAIL
     trial.set_user_attr("epochs", accuracies)
+    trial.set_user_attr("dev_accuracy", reached)
     trial.set_user_attr("seconds", seconds)
-    study.tell(trial, max(accuracies) if state is optuna.trial.TrialState.COMPLETE else None, state)
+    study.tell(trial, reached if state is optuna.trial.TrialState.COMPLETE else None, state)
 
 
 def _ended(study: "optuna.Study") -> "list[optuna.trial.FrozenTrial]":
@@ -216,7 +220,7 @@ def _record(study: "optuna.Study", tuned: Tuned) -> SweepRecord:
             rank=trial.params["rank"],
             targets=trial.params["targets"],
             outcome=names.get(trial.state, "diverged"),
-            dev_accuracy=max(trial.user_attrs["epochs"], default=None),
+            dev_accuracy=trial.user_attrs["dev_accuracy"],
             epochs=trial.user_attrs["epochs"],
             seconds=trial.user_attrs["seconds"],
         )

@@ -264,7 +264,7 @@ def _stopped(job: Job, trainer: Any) -> list[Finding]:
 def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seconds: float) -> TrainingFacts:
     epochs = epoch_facts(trainer.state.log_history)
     best = max(epochs, key=lambda epoch: (epoch["dev_accuracy"], -epoch["epoch"]))
-    return facts_of(job, device, trainer, epochs, best, findings, seconds)
+    return facts_of(job, device, trainer, epochs, best, len(trainer.eval_dataset), findings, seconds)
 
 
 def facts_of(
@@ -273,6 +273,7 @@ def facts_of(
     trainer: Any,
     epochs: list[dict[str, float]],
     best: dict[str, float],
+    dev_rows: int,
     findings: list[Finding],
     seconds: float,
 ) -> TrainingFacts:
@@ -281,6 +282,7 @@ def facts_of(
     Args:
         epochs: as `epoch_facts` gives them, with whatever else is known of each.
         best: the one whose weights were kept.
+        dev_rows: on which accuracy was measured.
         seconds: since this process began; what an earlier, killed one took is added.
     """
     from tasks.tuning.methods import all_parameters, trained_by_part
@@ -300,6 +302,7 @@ def facts_of(
         epochs=epochs,
         losses=loss_facts(trainer.state.log_history, trainer.state.logging_steps, trainer.state.max_steps // job.tuned.epochs),
         best_epoch=int(best["epoch"]),
+        dev_rows=dev_rows,
         seconds=round(seconds + trainer.seconds_before, 3),
         rows_per_second=round(rows / max(sum(epoch["seconds"] for epoch in epochs), 1e-9), 2),
         peak_memory_bytes=_peak_memory(device),

@@ -7,7 +7,8 @@ import pytest
 from datasets import Dataset
 
 from tasks.records import CurvePoint
-from tasks.tuning.batches import part_of
+from tasks.tuning.batches import part_of, some_of
+from tasks.tuning.language.complete import groups_of
 from tasks.tuning.learning_curve import SHARES, accuracy_at, epochs_of, fit, more_labels, rows_of
 
 
@@ -27,10 +28,33 @@ def test_parts_are_nested_stratified_and_stay_when_data_grows() -> None:
     kept = [{tuple(row) for row in part["input_ids"][:]} for part in parts]
     assert all(small <= large for small, large in itertools.pairwise(kept))
     assert [sum(part["label"][:]) for part in parts] == [9, 19, 38, 75]
-    assert [len(part) for part in parts] == [rows_of(share, {"a": 225, "b": 75}) for share in (*SHARES, 1.0)]
+    assert [len(part) for part in parts] == [rows_of(share, {"a": 225, "b": 75}, 300) for share in (*SHARES, 1.0)]
     older = part_of(whole.select(range(200)), 0.5)
     assert len({tuple(row) for row in older["input_ids"][:]} & kept[2]) > 85  # of 100; by chance it would be 50
     assert part_of(whole, 1.0) is whole
+
+
+def test_rows_that_answer_in_text_are_parted_by_their_answer_and_free_text_as_one() -> None:
+    random = np.random.default_rng(0)
+    starts = random.integers(2, 9, size=300).tolist()
+    ids = [[*random.integers(9, 30_000, size=start).tolist(), 7 + int(row % 4 == 0), 3] for row, start in enumerate(starts)]
+    whole = Dataset.from_dict({"input_ids": ids, "label": starts, "length": [*map(len, ids)]})
+    for by_answer, label_rows, of_one in ((True, {"a": 225, "b": 75}, [9, 19, 38, 75]), (False, {}, None)):
+        parts = [part_of(whole, share, groups_of(whole, by_answer)) for share in (*SHARES, 1.0)]
+        kept = [{tuple(row) for row in part["input_ids"][:]} for part in parts]
+        assert all(small <= large for small, large in itertools.pairwise(kept))
+        assert [len(part) for part in parts] == [rows_of(share, label_rows, 300) for share in (*SHARES, 1.0)]
+        if of_one:
+            assert [sum(row[-2] == 8 for row in part) for part in kept] == of_one
+
+
+def test_some_rows_are_chosen_by_what_they_say_and_not_by_where_they_stand() -> None:
+    ids = [[row, row * 7 % 31] for row in range(300)]
+    whole, reversed_ = (Dataset.from_dict({"input_ids": rows}) for rows in (ids, ids[::-1]))
+    some = some_of(whole, 64)["input_ids"][:]
+    assert some == some_of(reversed_, 64)["input_ids"][::-1]
+    assert (len(some), some_of(whole, 300)) == (64, whole)
+    assert max(row for row, _ in some) > 200
 
 
 def test_the_law_that_made_the_errors_is_found() -> None:

@@ -47,7 +47,8 @@ class Bench:
 
     @staticmethod
     def facts(accuracies: list[float]) -> Any:
-        return SimpleNamespace(epochs=[{"dev_accuracy": accuracy} for accuracy in accuracies], seconds=2.0)
+        epochs = [{"dev_accuracy": accuracy} for accuracy in accuracies]
+        return SimpleNamespace(epochs=epochs, dev_accuracy=max(accuracies), seconds=2.0)
 
 
 def tried(sweep: SweepRecord) -> list[tuple[Any, ...]]:
@@ -65,6 +66,23 @@ def test_the_recipe_itself_is_tried_first_and_the_best_on_dev_is_chosen(tmp_path
     assert (best.alpha / best.rank, best.search_trials, best.ranks_tried) == (2, 0, [])
     assert (sweep.folder / SWEEP).read_text().startswith("<?xml")
     assert search(TUNED, Bench(), ["d"], [], Workspace(tmp_path)).reused
+
+
+def test_trials_are_ranked_by_the_weights_that_are_kept_and_not_by_their_best_epoch(tmp_path: Path) -> None:
+    class Forgetful(Bench):
+        """Keeps weights that are the worse on dev the better another epoch was, as the lowest loss may."""
+
+        @staticmethod
+        def facts(accuracies: list[float]) -> Any:
+            found = Bench.facts(accuracies)
+            found.dev_accuracy = round(1 - max(accuracies), 3)
+            return found
+
+    rates = {"search_trials": 3, "learning_rates_tried": [2e-3, 1.5e-3], "ranks_tried": [], "targets_tried": []}
+    tuned = TUNED.model_copy(update=rates)
+    sweep = search(tuned, Forgetful(), ["d"], [], Workspace(tmp_path))
+    assert {trial.learning_rate: trial.dev_accuracy for trial in sweep.trials} == {1e-3: 0.21, 2e-3: 0.11, 1.5e-3: 0.16}
+    assert chosen(tuned, sweep).learning_rate == 1e-3
 
 
 def test_lists_that_fit_the_budget_are_tried_through_and_bad_trials_are_given_up_early(tmp_path: Path) -> None:

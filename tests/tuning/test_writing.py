@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 
 from serving.follower import check_answers
 from tasks.bases import ResolvedBase, resolve_base
@@ -20,6 +21,7 @@ from tasks.errors import BadData
 from tasks.manifest import read_manifest
 from tasks.records import SPLITS, DatasetRecord, Failure, TokensRecord
 from tasks.settings import Settings
+from tasks.tuning.develop import develop
 from tasks.tuning.further import further
 from tasks.tuning.language import complete
 from tasks.tuning.language import further as further_child
@@ -120,6 +122,32 @@ def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
     short.spec = short.spec.model_copy(update={"max_answer_tokens": 1})
     assert short.predict(rows[:1])[0].failure == Failure.CUT
     check_answers(short, read_manifest(made.folder))  # it can be served all the same
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("here")
+def test_a_learning_curve_of_free_text_is_of_parts_and_of_the_weights_that_were_kept(
+    free: DatasetRecord, tokens: TokensRecord, causal: ResolvedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught, trainer, most = [], complete._trainer, 10
+
+    def seen(job: Any, model: Any, train: Any, *others: Any) -> Any:
+        taught.append(len(train))
+        return trainer(job, model, train, *others)
+
+    monkeypatch.setattr(complete, "_trainer", seen)
+    monkeypatch.setattr(complete, "ANSWERED_EACH_EPOCH", most)
+    recipe = RECIPE.model_copy(update={"epochs": 2, "learning_curve": True})
+    made = develop(recipe, free, tokens, causal, Workspace(tmp_path))
+    assert made.curve
+    assert made.training
+    assert taught == [96, 12, 24, 48]
+    assert [point.rows for point in made.curve.points] == [12, 24, 48, 96]
+    kept = min(made.training.epochs, key=lambda epoch: epoch["dev_loss"])
+    last = made.curve.points[-1]
+    assert last.dev_accuracy == made.training.dev_accuracy == kept["dev_accuracy"]
+    assert made.training.dev_rows == most
+    assert last.interval == pytest.approx(proportion_confint(round(last.dev_accuracy * most), most, method="wilson"))
 
 
 @pytest.mark.slow

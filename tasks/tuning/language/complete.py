@@ -16,7 +16,7 @@ from tasks.records import Finding, TrainingFacts
 from tasks.tuning.train import Job, Outcome, _within_memory, as_before, epoch_facts, facts_of
 
 ANSWERED_EACH_EPOCH = 64
-"""Dev rows whose answers are written out after each epoch, at most: writing is slow, and dev's loss chooses the epoch."""
+"""Dev rows whose answers are written out after each epoch, at most, chosen by hash: writing is slow; the loss chooses the epoch."""
 
 
 def train(request: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +47,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     from datasets import Dataset
     from transformers import set_seed
 
+    from tasks.tuning.batches import part_of
     from tasks.tuning.language.causal import choose_weights, load_causal
 
     tuned = job.tuned
@@ -56,9 +57,18 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     model = choose_weights(model, tuned, job.base)
     model = model if quantized_on else model.to(device.name)
     train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
+    if job.share < 1:
+        train = part_of(train, job.share, groups_of(train, by_answer=bool(job.labels)))
     trainer = _trainer(job, model, train, dev, tokenizer, device, micro_batch)
     trainer.run(f"train {tuned.name}")
     return trainer, []
+
+
+def groups_of(train: Any, by_answer: bool) -> list[tuple[int, ...]]:
+    """Of which as large a part each teaches: the labels' names where there are labels; free text is one group."""
+    if not by_answer:
+        return [()] * len(train)
+    return [tuple(ids[start:]) for ids, start in zip(train["input_ids"], train["label"], strict=True)]
 
 
 def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device: Device, micro_batch: int) -> Any:
@@ -67,16 +77,18 @@ def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device:
     from transformers import TrainingArguments
 
     from tasks.data.completions import encode_completions, frame_of
-    from tasks.tuning.batches import LikeLengths
+    from tasks.tuning.batches import LikeLengths, some_of
     from tasks.tuning.language.causal import label_logits, write_answers
     from tasks.tuning.language.whole import WholeTrainer, common
     from tasks.tuning.trainer import diverged
 
     tuned, frame = job.tuned, frame_of(tokenizer)
     labels = encode_completions(tokenizer, frame, job.labels)
+    answered = dev if labels else some_of(dev, ANSWERED_EACH_EPOCH)
 
     class CompletionTrainer(WholeTrainer):
         control: Any
+        dev_rows = len(answered)
 
         def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
             mapped = Mapped(self.train_dataset.data.table, SCATTERED)
@@ -92,7 +104,7 @@ def _trainer(job: Job, model: Any, train: Any, dev: Any, tokenizer: Any, device:
             return metrics
 
         def _accuracy(self) -> float:
-            rows = dev.select(range(len(dev) if labels else min(ANSWERED_EACH_EPOCH, len(dev))))
+            rows = answered
             prompts = [ids[:start] for ids, start in zip(rows["input_ids"], rows["label"], strict=True)]
             right = [ids[start:] for ids, start in zip(rows["input_ids"], rows["label"], strict=True)]
             with progress(f"dev {tuned.name}", len(rows)) as bar:
@@ -165,7 +177,7 @@ def _facts(job: Job, device: Device, trainer: Any, findings: list[Finding], seco
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     epochs = [epoch | {"dev_loss": round(loss, 5)} for epoch, loss in zip(epochs, losses, strict=True)]
     best = min(epochs, key=lambda epoch: (epoch["dev_loss"], epoch["epoch"]))
-    return facts_of(job, device, trainer, epochs, best, findings, seconds)
+    return facts_of(job, device, trainer, epochs, best, trainer.dev_rows, findings, seconds)
 
 
 if __name__ == "__main__":
