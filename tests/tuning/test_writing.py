@@ -206,6 +206,27 @@ def test_pairs_and_the_rows_looked_at_are_of_every_class_though_the_source_is_so
     assert min(preferred[label] for label in LABELS) >= 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0.4, 0.5])
+def test_preferences_that_make_dev_worse_leave_the_supervised_weights_and_say_so(
+    after: float, dataset: DatasetRecord, causal: ResolvedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.tuning.methods import trained_weights
+
+    for split in ("train", "dev"):
+        write_examples(tmp_path / f"{split}.parquet", read_examples(dataset, split)[:8])
+    desk = desk_of(causal, tmp_path, preference_learning_rate=1e-2)
+    policy = desk.policy().to(desk.device.name)
+    supervised = {name: weight.clone() for name, weight in trained_weights(policy).items()}
+    scores = iter([0.5, after])
+    monkeypatch.setattr(further_child, "_score", lambda *_: next(scores))
+    pairs = [Pair(f"the film {number}", "bright film", "flat film") for number in range(8)]
+    findings, _ = further_child._prefer(desk, policy, pairs[2:], pairs[:2])
+    kept = all(weight.equal(supervised[name]) for name, weight in trained_weights(policy).items())
+    assert kept is (after < 0.5)
+    assert any("the supervised step's weights were kept" in finding.message for finding in findings) is kept
+
+
 def test_the_alarm_hears_a_reward_that_rises_while_dev_falls_and_a_kl_beyond_its_limit() -> None:
     start = {"step": 0, "reward": 0.0, "kl": 0.0, "score": 0.5}
     good = {"step": 5, "reward": 0.1, "kl": 0.01, "score": 0.5}

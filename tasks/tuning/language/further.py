@@ -3,8 +3,8 @@
 The policy goes on with the adapter that the supervised step left; TRL keeps a frozen copy of it as the reference that the KL is
 measured against. While it is rewarded, dev's rows are answered now and then: that score is what the reward model does not know.
 
-An alarm stops the run: the reward rises while the score on dev falls, or the KL leaves its bound (reward hacking). The weights that
-were best on dev are kept, those of the supervised step where nothing was better.
+An alarm stops the rewarded run: the reward rises while the score on dev falls, or the KL leaves its bound (reward hacking). The
+weights that were best on dev are kept, those of the supervised step where nothing was better; after preferences, where dev fell.
 """
 
 import json
@@ -204,10 +204,12 @@ def sample_pairs(desk: Desk) -> list[Pair]:
 
 
 def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pair]) -> tuple[list[Finding], list[dict[str, float]]]:
-    """DPO: the chosen answers become likelier than the rejected ones, beside the reference."""
+    """DPO: the chosen answers become likelier than the rejected ones, beside the reference. Where dev's rows are then
+    answered worse, the supervised step's weights are put back."""
     from trl import DPOConfig, DPOTrainer
 
     from tasks.tuning.language.whole import Whole, common
+    from tasks.tuning.methods import set_weights, trained_weights
 
     class Preferring(Whole, DPOTrainer):  # type: ignore[misc,unused-ignore]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -229,7 +231,7 @@ def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pai
     data = desk.dataset(learned, with_prompt=False), desk.dataset(held, with_prompt=False)
     trainer = Preferring(model=policy, args=given, train_dataset=data[0], eval_dataset=data[1], processing_class=desk.tokenizer)
     trainer.set_up(tuned, desk.device)
-    before = _score(desk, policy)
+    before, supervised = _score(desk, policy), {name: weight.clone() for name, weight in trained_weights(policy).items()}
     trainer.run(f"prefer {tuned.name}")
     ranked = float(trainer.evaluate()["eval_rewards/accuracies"])
     after = _score(desk, policy)
@@ -239,7 +241,12 @@ def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pai
     )
     rewards = [entry for entry in trainer.state.log_history if "rewards/margins" in entry]
     watched = [{"step": entry["step"], "loss": entry["loss"], "margin": entry["rewards/margins"]} for entry in rewards]
-    return [Finding(kind="preferences", count=len(learned), message=message)], watched
+    found = [Finding(kind="preferences", count=len(learned), message=message)]
+    if after < before:
+        set_weights(policy, supervised, str(desk.job.supervised))
+        said = "the preferences made the answers to dev rows worse: the supervised step's weights were kept"
+        found.append(Finding(kind="alarm", count=len(desk.dev), message=said))
+    return found, watched
 
 
 def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair]) -> tuple[Any, list[Finding]]:
