@@ -6,6 +6,7 @@ The system keeps the file's bytes in its cache as long as it likes, so that a se
 import ctypes
 import mmap
 import sys
+from bisect import bisect_right
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,6 @@ ROWS_HELD = 25_000
 """After so many rows that were read in their order, pages go back: a few megabytes of text."""
 SCATTERED = 400
 """The same for rows in random order: each brings pages around it, which the system reads ahead."""
-GAP = 1 << 20
-"""Bytes between two buffers of a file that go with them: what other columns and the format put there."""
 MAPS = Path("/proc/self/maps")
 DONTNEED = 4
 
@@ -47,21 +46,21 @@ class Mapped:
 
 def file_ranges(table: "pyarrow.Table") -> list[tuple[int, int]]:
     """Where a table's buffers lie, in whole pages (from, to), as far as that is memory mapped from a file and never written: there
-    alone what is given back can be had again."""
-    spans: list[tuple[int, int]] = []
+    alone what is given back can be had again. A mapping in which no buffer lies is not touched."""
     buffers = (buffer for column in table.columns for chunk in column.chunks for buffer in chunk.buffers() if buffer)
-    for start, end in sorted((buffer.address, buffer.address + buffer.size) for buffer in buffers):
-        if spans and start - spans[-1][1] <= GAP:
-            spans[-1] = spans[-1][0], max(spans[-1][1], end)
-        else:
-            spans.append((start, end))
     maps, page = _file_maps(), mmap.PAGESIZE
-    shared = [(max(low, start // page * page), min(high, -(-end // page) * page)) for start, end in spans for low, high in maps]
-    return [(start, end) for start, end in shared if start < end]
+    starts, found = [low for low, _ in maps], dict[int, tuple[int, int]]()
+    for buffer in buffers:
+        start, end = buffer.address // page * page, -(-(buffer.address + buffer.size) // page) * page
+        place = bisect_right(starts, buffer.address) - 1
+        if place >= 0 and end <= maps[place][1]:
+            low, high = found.get(place, (start, end))
+            found[place] = min(low, start), max(high, end)
+    return sorted(found.values())
 
 
 def _file_maps() -> list[tuple[int, int]]:
-    """The address ranges of this process that are mapped from files, for reading alone."""
+    """The address ranges of this process that are mapped from files, for reading alone; ascending."""
     found = []
     for line in MAPS.read_text().splitlines():
         addresses, rights, _, _, inode, *_ = line.split()
