@@ -106,9 +106,11 @@ def _type(field: Mapping[str, Any]) -> str:
 
 
 def _members(module: ModuleType) -> dict[str, dict[str, str]]:
-    """What the module's enumerations say of each of their values: the string under it."""
+    """What the enumerations of a module, or of a package's modules, say of each of their values: the string under it."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(inspect.getsource(module)).body:
+    own = Path(str(module.__file__))
+    sources = sorted(own.parent.glob("*.py")) if hasattr(module, "__path__") else [own]
+    for node in (node for source in sources for node in ast.parse(source.read_text(encoding="utf-8")).body):
         kind = getattr(module, node.name, None) if isinstance(node, ast.ClassDef) else None
         if isinstance(node, ast.ClassDef) and isinstance(kind, type) and issubclass(kind, StrEnum):
             for one, two in zip(node.body, node.body[1:], strict=False):
