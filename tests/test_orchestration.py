@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tasks.errors import BadData
@@ -55,6 +56,13 @@ def spans(journal: Path) -> dict[str, tuple[float, float]]:
 
 def overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
     return one[0] < other[1] and other[0] < one[1]
+
+
+def test_the_server_answers_what_prefects_own_lists_ask(server: str) -> None:
+    with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
+        client.read_deployments()  # `prefect deployment ls`, which leaves limit and order open
+        client.read_flows()
+        client.read_flow_runs(limit=1)
 
 
 def test_different_resources_work_side_by_side_and_the_same_one_takes_turns(server: str, tmp_path: Path) -> None:

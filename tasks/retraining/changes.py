@@ -15,7 +15,10 @@ from tasks.retraining.records import Answer, Answers, Signal, State
 from tasks.workspace import digest
 
 SHOWN = 5
-"""Changed keys that are named."""
+"""Changes that are named."""
+
+CONTENDERS = ("prompts", "tuned", "hybrids")
+"""The keys that hold lists of contenders."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,26 @@ def _contenders(standing: Standing) -> Signal:
         return Signal(kind=kind, state=State.UNKNOWN, words=words)
     before, after = (flat(question_of(each)) for each in (recorded or standing.config, standing.config))
     found = changed(before, after)
-    shown = [f"{key}: {_shown(old)} → {_shown(new)}" for key, (old, new) in list(found.items())[:SHOWN]]
-    more = f"; {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    named = _named(before, after)
+    shown = [f"{key}: {_shown(old)} → {_shown(new)}" for key, (old, new) in list(named.items())[:SHOWN]]
+    more = f"; {len(named) - SHOWN} more" if len(named) > SHOWN else ""
     words = f"the config asks for something else than the champion was chosen by ({'; '.join(shown) or 'another release'}{more})"
     return Signal(kind=kind, state=State.DUE, words=words, subject=subject, figures={"changed": len(found)})
+
+
+def _named(before: dict[str, object], after: dict[str, object]) -> dict[str, tuple[object, object]]:
+    """What changed, where a contender that came or went is one change, told by its name, and not one a key."""
+    found: dict[str, tuple[object, object]] = {}
+    for key, values in changed(before, after).items():
+        section, _, rest = key.partition(".")
+        place = f"{section}.{rest.partition('.')[0]}"
+        names = before.get(f"{place}.name"), after.get(f"{place}.name")
+        if section in CONTENDERS and any(name is None for name in names):
+            if any(names):
+                found[place] = names
+        else:
+            found[key] = values
+    return found
 
 
 def _data(standing: Standing, champion: ChampionVersion) -> Signal:

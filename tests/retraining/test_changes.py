@@ -47,7 +47,9 @@ def test_another_question_is_a_reason_that_names_what_changed_until_a_verdict_an
     found = find(other, champion())[Trigger.CONTENDERS]
     assert found.state is State.DUE
     assert "tuned.0.epochs: 3 → 7" in found.words
+    assert "tuned.1: none → head)" in found.words, "a contender that came is one change, told by its name"
     assert found.figures["changed"] > 5
+    assert "tuned.0: lora → none)" in find(config(tuned=[]), champion())[Trigger.CONTENDERS].words
     assert find(other, champion(), [answer(KEPT, BEFORE, other)])[Trigger.CONTENDERS].state is State.ANSWERED
     assert find(other, champion(), [answer(KEPT, BEFORE, config())])[Trigger.CONTENDERS].state is State.DUE
 
