@@ -15,7 +15,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 
 FURTHER = Stage(
     "further",
-    4,
+    5,
     (
         "tasks.tuning.further",
         "tasks.tuning.language.causal",

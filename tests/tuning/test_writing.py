@@ -206,6 +206,19 @@ def test_pairs_and_the_rows_looked_at_are_of_every_class_though_the_source_is_so
     assert min(preferred[label] for label in LABELS) >= 2
 
 
+def test_a_contender_that_names_labels_is_looked_at_as_it_will_answer(
+    dataset: DatasetRecord, causal: ResolvedBase, tmp_path: Path
+) -> None:
+    for split in ("train", "dev"):
+        write_examples(tmp_path / f"{split}.parquet", read_examples(dataset, split))
+    desk = desk_of(causal, tmp_path)
+    untrained = desk.policy().to(desk.device.name)
+    assert not set(desk.say(untrained, desk.dev)) & set(LABELS)
+    desk.job = desk.job.model_copy(update={"labels": LABELS})
+    assert set(desk.say(untrained, desk.dev)) <= set(LABELS)
+    assert further_child._score(desk, untrained) > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0.4, 0.5])
 def test_preferences_that_make_dev_worse_leave_the_supervised_weights_and_say_so(

@@ -103,11 +103,14 @@ class Desk:
         )
 
     def say(self, model: Any, rows: Sequence[Example]) -> list[str]:
-        """The model's likeliest answers."""
+        """The model's likeliest answers, found as the contender finds them: where there are labels, one of their names."""
         from tasks.data.examples import input_text
-        from tasks.tuning.language.causal import write_answers
+        from tasks.tuning.language.causal import label_logits, write_answers
 
-        prompts = self.prompts([input_text(row.inputs) for row in rows])
+        prompts, labels = self.prompts([input_text(row.inputs) for row in rows]), self.job.labels
+        if labels:
+            best = label_logits(model, prompts, self.answers(labels), self.tokenizer.pad_token_id).argmax(-1).tolist()
+            return [labels[place] for place in best]
         ids = write_answers(model, prompts, self.frame.end, self.tokenizer.pad_token_id, self.longest_answer)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
