@@ -67,11 +67,6 @@ def finish(api: httpx.Client, run: str) -> dict[str, Any]:
     pytest.fail(f"run {run} did not end: {found['state']}")
 
 
-def times_begun(api: httpx.Client, run: str) -> int:
-    """How often a run was begun: more than once where it crashed and the server's automation began it again."""
-    return int(api.get(f"/flow_runs/{run}").raise_for_status().json()["run_count"])
-
-
 def logs(api: httpx.Client, run: str) -> list[dict[str, Any]]:
     query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
     return list(api.post("/logs/filter", json=query).raise_for_status().json())
@@ -181,6 +176,8 @@ def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
     settings_file: Path,
     tmp_path: Path,
 ) -> None:
+    if home.exists():  # other tests' runs of the same worker left their products in it
+        home.rename(tmp_path / "before")
     by_hand = start(api).raise_for_status().json()["id"]
     assert finish(api, by_hand)["type"] == "COMPLETED", logs(api, by_hand)
     first = take_verdict(home, by_hand, tmp_path / "by-hand")
@@ -193,10 +190,7 @@ def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
     assert (first["run_id"], first["decision"]) == (by_hand, "publish")
     assert len({verdict["run_id"] for verdict in (first, second, third)}) == 3
     looked = ["model loopback"]  # of its announced end, before it was known whether a bake-off is due
-    for run, verdict, reused in ((by_hand, first, []), (scheduled, second, looked)):
-        crashed = times_begun(api, run) > 1  # a server that SQLite held up: what was there is then reused, and nothing is lost
-        assert crashed or verdict["reused"] == reused, "\n".join(line["message"] for line in logs(api, run))
-    assert third["reused"] == []
+    assert [verdict["reused"] for verdict in (first, second, third)] == [[], looked, []], "each did the work itself"
     assert (first["why"], second["why"]["words"], third["why"]) == (None, "there is no champion yet", None)
     assert same(first) == same(second) == same(third)
     told = {line["name"].partition(".")[0] for line in logs(api, by_hand)}
