@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-FIRST = ("cli", "deployments", "flows", "serving")
+FIRST = ("cli", "deployments", "flows")
 """Folders whose tests start services and runs; everything else is the other half."""
 
 
