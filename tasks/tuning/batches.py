@@ -17,8 +17,6 @@ LOOKED_AT_TOGETHER = 50
 """Batches whose rows are sorted together: enough for little padding, few enough that the order stays random."""
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory object")
 """How torch, CUDA and oneDNN (which does not say what it lacked) tell that memory ran out."""
-
-
 COMPARED = 32
 """Rows that quick predictions compute both ways."""
 SAFETY = 4.0
@@ -184,7 +182,8 @@ def quick_logits_of(
     off = exact - found[compared]
     moved = (off.amax(-1) - off.amin(-1)).max()
     best = found.topk(2).values
-    near = ((best[:, 0] - best[:, 1]) <= SAFETY * moved).nonzero().flatten().tolist()
+    sure = best[:, 0] - best[:, 1] > SAFETY * moved  # never where either is not a number
+    near = (~sure).nonzero().flatten().tolist()
     found[compared] = exact
     left = sorted(set(near) - set(compared))
     if left:
