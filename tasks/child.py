@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks import errors
+from tasks.forks import Forked, ForkFailed, Forks, can_fork
 from tasks.interrupt import when_interrupted
 from tasks.progress import Bar, listening, progress
 
@@ -47,8 +48,12 @@ POLL_S = 0.1
 told_to_stop = threading.Event()
 """In a graceful child: whether it was told to stop, or its parent is gone."""
 _turn: "ContextVar[Callable[[], AbstractContextManager[None]]]" = ContextVar("turn", default=nullcontext)
-_running: "set[subprocess.Popen[bytes]]" = set()
+Child = Forked | subprocess.Popen[bytes]
+_running: set[Child] = set()
 _ending = threading.Event()
+_forks: list[Forks] = []
+"""What forks this process's children, once the first was started."""
+_forks_lock = threading.Lock()
 
 APART = ("transformers", "huggingface_hub")
 """Libraries whose logs do not reach the root logger."""
@@ -77,7 +82,9 @@ def taking_turns(turn: Callable[[], AbstractContextManager[None]]) -> Iterator[N
         _turn.reset(before)
 
 
-def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None, processes: int = 1) -> Any:
+def run_child(
+    module: str, request: Mapping[str, Any], env: Mapping[str, str] | None = None, processes: int = 1, light: bool = False
+) -> Any:
     """Run `python -m module` on a request and return its result.
 
     Args:
@@ -85,6 +92,7 @@ def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | 
         request: anything JSON; it travels on standard input, so it shows in no process list.
         env: added to the environment.
         processes: so many of them work as one; the result is the first one's.
+        light: it loads no torch, and so is not worth forking from a process that has.
 
     Raises:
         BakeoffError: of the type that the child raised, with its message.
@@ -92,16 +100,16 @@ def run_child(module: str, request: Mapping[str, Any], env: Mapping[str, str] | 
         ChildDied: the child ended without a result (killed, out of memory).
     """
     with _turn.get()():
-        return _run(module, request, env, processes)
+        return _run(module, request, env, processes, light)
 
 
-def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None, processes: int) -> Any:
+def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None, processes: int, light: bool) -> Any:
     if _ending.is_set():
         raise errors.Stopped(f"{module} was not started, since the run is being ended; run again to go on where it was")
     reader, writer = os.pipe()
-    command = [sys.executable, "-P", "-m", module, str(writer)]  # -P: no module of the working folder
     environment = {**GENTLE, **os.environ, **(env or {})}
-    team = [_start(command, environment | own, writer) for own in _memberships(processes, environment)]
+    forked = _fork(module, environment, writer) if processes == 1 and not light and can_fork() else None
+    team = [forked] if forked else [_start(module, environment | own, writer) for own in _memberships(processes, environment)]
     os.close(writer)
     died: list[int] = []
     threading.Thread(target=_watch, args=(team, died), daemon=True).start()
@@ -114,7 +122,7 @@ def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None,
             for child in team:
                 child.wait()
             if outcome is None:
-                status = died[0] if died else team[0].returncode
+                status = died[0] if died else team[0].wait()
                 raise errors.ChildDied(f"{module} {_ended(status)} before it had a result; run again to go on where it was")
             return _result(outcome)
     finally:
@@ -122,8 +130,29 @@ def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None,
         _running.difference_update(team)
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str], writer: int) -> "subprocess.Popen[bytes]":
+def _start(module: str, environment: Mapping[str, str], writer: int) -> Child:
+    command = [sys.executable, "-P", "-m", module, str(writer)]  # -P: no module of the working folder
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, pass_fds=[writer], env=environment)
+    _running.add(child)
+    return child
+
+
+def _fork(module: str, environment: Mapping[str, str], writer: int) -> Child | None:
+    """The same, forked from a process that has loaded the libraries; None where that cannot be had."""
+    with _forks_lock:
+        if not _forks:
+            _forks.append(Forks({**GENTLE, **os.environ}))
+        forks = _forks[0]
+    if not forks.fits(environment):
+        return None
+    try:
+        child = forks.start(module, environment, writer)
+    except ForkFailed as error:
+        logger.info("%s is started the plain way, since it could not be forked: %s", module, error)
+        with _forks_lock:
+            if forks in _forks:
+                _forks.remove(forks)
+        return None
     _running.add(child)
     return child
 
@@ -141,7 +170,7 @@ def _memberships(processes: int, environment: Mapping[str, str]) -> list[dict[st
     return [{name: str(value) for name, value in {**shared, "RANK": rank, "LOCAL_RANK": rank}.items()} for rank in range(processes)]
 
 
-def _ask(team: "Sequence[subprocess.Popen[bytes]]", request: Mapping[str, Any], reader: int) -> dict[str, Any] | None:
+def _ask(team: Sequence[Child], request: Mapping[str, Any], reader: int) -> dict[str, Any] | None:
     """Hand over the request and hear what comes back until the end; None where nothing does."""
     with os.fdopen(reader, encoding="utf-8") as lines:
         try:
@@ -154,7 +183,7 @@ def _ask(team: "Sequence[subprocess.Popen[bytes]]", request: Mapping[str, Any], 
         return _follow(map(json.loads, lines))
 
 
-def _watch(team: "Sequence[subprocess.Popen[bytes]]", died: list[int]) -> None:
+def _watch(team: Sequence[Child], died: list[int]) -> None:
     """When one of several dies, the others would wait for it for ever: they are killed, and its status is noted."""
     while any(child.poll() is None for child in team):
         died += [child.returncode for child in team if child.returncode][: 1 - len(died)]
@@ -163,7 +192,7 @@ def _watch(team: "Sequence[subprocess.Popen[bytes]]", died: list[int]) -> None:
         time.sleep(POLL_S)
 
 
-def _end(team: "Sequence[subprocess.Popen[bytes]]") -> None:
+def _end(team: Sequence[Child]) -> None:
     """Tell children to stop, wait while they do, and kill those that do not."""
     _tell_to_stop(team)
     _wait(team, GRACE_S + 5)
@@ -174,19 +203,19 @@ def _end(team: "Sequence[subprocess.Popen[bytes]]") -> None:
             child.stdin.close()
 
 
-def _tell_to_stop(team: "Sequence[subprocess.Popen[bytes]]") -> None:
+def _tell_to_stop(team: Sequence[Child]) -> None:
     for child in team:
         if child.poll() is None:
             child.terminate()
 
 
-def _wait(team: "Sequence[subprocess.Popen[bytes]]", seconds: float) -> None:
+def _wait(team: Sequence[Child], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while any(child.poll() is None for child in team) and time.monotonic() < deadline:
         time.sleep(POLL_S / 10)
 
 
-def _kill(team: "Sequence[subprocess.Popen[bytes]]") -> None:
+def _kill(team: Sequence[Child]) -> None:
     for child in team:
         if child.poll() is None:
             child.kill()
@@ -198,6 +227,7 @@ def serve_child(function: Callable[[Any], Any], graceful: bool = False) -> NoRet
     Args:
         graceful: `function` looks at `told_to_stop`, and raises once it has written down where it is. Others end at once.
     """
+    _show_name()
     by_hand = not sys.argv[1].isdigit()
     channel = sys.stdout.fileno() if by_hand else int(sys.argv[1])
     lock = threading.Lock()
@@ -227,6 +257,13 @@ def serve_child(function: Callable[[Any], Any], graceful: bool = False) -> NoRet
     except errors.BakeoffError as error:
         send({"error": [type(error).__name__, str(error)]})
     sys.exit(0)
+
+
+def _show_name() -> None:
+    """What `ps -e` and `top` call this process, on Linux: `tuning.train`, since all are forked from one command."""
+    spec, place = sys.modules["__main__"].__spec__, Path("/proc/self/comm")
+    if spec and place.exists():
+        place.write_text(spec.name.removeprefix("tasks.")[:15], encoding="utf-8")
 
 
 def _write(channel: int, line: bytes) -> None:

@@ -16,6 +16,8 @@ import httpx
 from tests.tiny_model import examples, make_base
 
 if TYPE_CHECKING:
+    import psutil
+
     from services.s3 import LocalS3
 
 BIN = Path(sys.executable).parent
@@ -95,3 +97,10 @@ def same(verdict: Any) -> Any:
     if isinstance(verdict, dict):
         return {key: same(value) for key, value in verdict.items() if key not in OWN_TO_A_RUN | TIMED}
     return [same(value) for value in verdict] if isinstance(verdict, list) else verdict
+
+
+def descendants(name: str, of: int | None = None) -> "list[psutil.Process]":
+    """The processes of that name which this process, or another one, started, itself or through others."""
+    import psutil
+
+    return [each for each in psutil.Process(of).children(recursive=True) if each.name() == name]

@@ -138,8 +138,8 @@ def kill_sometime(job: dict[str, Any], home: Path, kills: int, rng: Random, tall
         enough.wait(300)
         time.sleep(delay)
         writing = list((home / "checkpoints").glob("writing-*"))
-        for child in psutil.Process().children():
-            if "tasks.tuning.train" in child.cmdline():
+        for child in psutil.Process().children(recursive=True):
+            if child.name() == "tuning.train":
                 child.kill()
                 tally.kills += 1
                 tally.when["in a checkpoint" if writing else doing["what"]] += 1

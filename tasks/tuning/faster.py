@@ -1,10 +1,12 @@
-"""The same model with less work: the last layer for the first token alone; cheaper dropout, and attention's gradient, on the CPU.
+"""The same model with less work: the last layer for the first token alone; cheaper dropout, attention's gradient, and weights that
+are rounded once, on the CPU.
 
 Only processes that train or predict import this module: it loads torch.
 """
 
 import logging
 import math
+from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
@@ -61,6 +63,33 @@ def read_first_token_alone(model: Any) -> bool:
         del layer.forward
         logger.info("the head of %s reads more than the first token: the last layer computes all", type(model).__name__)
     return same
+
+
+def hold_rounded(model: Any, trained: bool = False) -> Callable[[], None]:
+    """Hold weights in bfloat16, in place: no step rounds them anew, and what layers hand on is half as wide.
+
+    Products are the same as under autocast, which the trained weights still want; what is added between them is rounded too.
+
+    Args:
+        trained: also those that train, for a model that only predicts.
+
+    Returns: what puts the float32 weights back.
+    """
+    held = [(weight, weight.data) for weight in model.parameters() if trained or not weight.requires_grad]
+    updated = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for weight, exact in held:
+        if exact.is_floating_point():
+            weight.data = exact.to(torch.bfloat16)
+    for module in updated:
+        module.cast_input_dtype_enabled = False  # PEFT would widen what comes in to the dtype of its updates
+
+    def put_back() -> None:
+        for weight, exact in held:
+            weight.data = exact
+        for module in updated:
+            module.cast_input_dtype_enabled = True
+
+    return put_back
 
 
 def compile_where_it_pays(model: Any, steps: int) -> bool:

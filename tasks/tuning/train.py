@@ -184,7 +184,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
 
     from tasks.tuning import together
     from tasks.tuning.batches import part_of
-    from tasks.tuning.faster import compile_where_it_pays, speed_up
+    from tasks.tuning.faster import compile_where_it_pays, hold_rounded, speed_up
     from tasks.tuning.kept import can_be_kept
     from tasks.tuning.methods import choose_weights, load_base
     from tasks.tuning.trainer import LabelTrainer, Watch, arguments
@@ -198,12 +198,15 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     before = _labels_of(job, model, tokenizer)
     train, dev = (Dataset.load_from_disk(str(job.tokens / split)) for split in ("train", "dev"))
     train = part_of(train, job.share)
-    if tuned.method is Method.HEAD and together.size() == 1 and can_be_kept(model, tokenizer.pad_token_id):
-        train, dev = _kept(job, device, model, tokenizer.pad_token_id, train, dev)
     given = arguments(tuned, device, micro_batch, len(train), job.checkpoints, job.report_to)
     own = device
     device = together.of_first(lambda: own)  # whether bfloat16 pays is measured, and must be the same for all
+    keeps = tuned.method is Method.HEAD and together.size() == 1 and can_be_kept(model, tokenizer.pad_token_id)
+    exact_again = hold_rounded(model) if (device.name, device.dtype) == ("cpu", "bfloat16") and not tuned.dora else None
+    if keeps:
+        train, dev = _kept(job, device, model, tokenizer.pad_token_id, train, dev)
     trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
+    trainer.exact_again = exact_again
     trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     compile_where_it_pays(model, steps)

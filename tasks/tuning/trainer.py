@@ -110,6 +110,7 @@ class LabelTrainer(Trainer):
         self.owes_evaluation = False
         self.gives_up: Callable[[Sequence[float]], bool] | None = None  # asked after each evaluation, of all accuracies so far
         self.pruned = False
+        self.exact_again: Callable[[], None] | None = None  # puts frozen weights back that were rounded for the training
 
     def trained_s(self) -> float:
         """Seconds spent on training steps, those before a resume included."""
@@ -139,7 +140,9 @@ class LabelTrainer(Trainer):
         return self.pruned or out_of_patience(accuracies, self.tuned.early_stopping)
 
     def use_best(self) -> torch.Tensor:
-        """Put the weights in place that were best on dev, and return what they said of it: logits [rows, labels]."""
+        """Put the weights in place that were best on dev, all float32, and return what they said of it: logits [rows, labels]."""
+        if self.exact_again:
+            self.exact_again()
         best = checkpoints.folder_of(self.folder, self.state.best_global_step)
         set_weights(self.model, load_file(best / WEIGHTS), str(best / WEIGHTS))
         return load_file(best / DEV_LOGITS)["logits"]

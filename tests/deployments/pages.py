@@ -46,14 +46,18 @@ class Pages:
         return self.page.get_by_label(title, exact=True).nth(number)
 
     def submit(self) -> str:
-        """Send the form, again where SQLite was busy. Returns what the server says: the new run's id, or why there is none."""
+        """Send the form. Returns what the server says: the new run's id, or why there is none."""
+        answer = self._sent(self.page.get_by_role("button", name="Submit"), "/create_flow_run")
+        return str(answer.get("id") or answer["detail"])
+
+    def _sent(self, button: "Locator", address: str) -> dict[str, Any]:
+        """What the server answers to a click, which is one more click where SQLite was busy."""
         for _ in range(20):
-            with self.page.expect_response(lambda answer: answer.url.endswith("/create_flow_run")) as sent:
-                self.page.get_by_role("button", name="Submit").click()
+            with self.page.expect_response(lambda answer: answer.url.endswith(address)) as sent:
+                button.click()
             if sent.value.status != HTTPStatus.SERVICE_UNAVAILABLE:
                 break
-        answer: dict[str, Any] = sent.value.json()
-        return str(answer.get("id") or answer["detail"])
+        return dict(sent.value.json())
 
     def resume(self) -> "Locator":
         """The form of a paused run, which its page opens from the menu at the top."""
@@ -61,6 +65,11 @@ class Pages:
         self.page.get_by_role("menuitem", name="Resume").click()
         self.page.get_by_role("dialog").get_by_label("Publish (Optional)").wait_for()
         return self.page.get_by_role("dialog")
+
+    def answer(self, word: "Locator") -> None:
+        """Send the form of a paused run."""
+        answer = self._sent(word.get_by_role("button", name="Resume"), "/resume")
+        assert answer["status"] == "ACCEPT", answer
 
     def open_artifact(self, key: str) -> None:
         """From a run's page; its newest artifact of that key."""

@@ -134,7 +134,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         word.get_by_label("Your name (Optional)").fill("Ada")
         word.get_by_label("Note (Optional)").fill("It reads well.")
         ui.look("approval")
-        word.get_by_role("button", name="Resume").click()
+        ui.answer(word)
         assert finish(api, run)["type"] == "COMPLETED", logs(api, run)
 
         ui.open_run(run, tab="Artifacts")

@@ -22,6 +22,7 @@ from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, listening
 from tasks.records import TokensRecord
 from tasks.tuning.train import train
+from tests.live import descendants
 from tests.tuning.test_tune import RECIPE, adapter, job
 
 STEPS_AN_EPOCH = 12
@@ -60,7 +61,7 @@ def test_sigterm_makes_a_checkpoint_within_an_epoch_and_the_next_run_ends_in_the
     def stop(bar: Bar) -> None:
         if bar.title == "train tiny" and bar.done >= 15 and not stopped.is_set():
             stopped.set()
-            next(each for each in psutil.Process().children() if "tasks.tuning.train" in each.cmdline()).terminate()
+            descendants("tuning.train")[0].terminate()
 
     with listening(stop), pytest.raises(ChildDied, match=r"told to stop at step \d+; its checkpoint is in .*run again to go on"):
         run_child("tasks.tuning.train", asked)
@@ -110,7 +111,7 @@ def test_a_training_whose_parent_is_killed_writes_a_checkpoint_and_ends(
     parent.stdin.write(json.dumps(asked))
     parent.stdin.close()
     next(line for line in parent.stdout if line.startswith("train tiny ") and float(line.split()[-1]) >= 60)
-    [training] = psutil.Process(parent.pid).children()
+    [training] = descendants("tuning.train", parent.pid)
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
     parent.stdout.close()

@@ -20,7 +20,7 @@ from tasks.settings import Training
 from tasks.tuning import together
 from tasks.tuning.batches import LikeLengths
 from tasks.tuning.tune import _processes
-from tests.live import environment
+from tests.live import descendants, environment
 from tests.tiny_model import make_base, make_tokens
 from tests.tuning.test_tune import RECIPE, adapter, job
 
@@ -60,7 +60,7 @@ def test_two_processes_learn_what_one_does_and_go_on_where_they_were_stopped(
 
     def stop(bar: Bar) -> None:
         if bar.title == "train tiny" and bar.done >= 7 and not stopped:
-            last = max(child.pid for child in psutil.Process().children() if "tasks.tuning.train" in child.cmdline())
+            last = max(child.pid for child in descendants("tuning.train"))
             stopped.append(last)  # one of them alone: they agree to stop
             psutil.Process(last).terminate()
 
