@@ -102,6 +102,8 @@ def memory(process: psutil.Process) -> tuple[int, int]:
     whole = own = 0
     try:
         for each in (process, *process.children(recursive=True)):
+            if each.name() == "forks":  # it holds libraries for a training that does not come
+                continue
             known = each.memory_info()
             whole += known.rss
             own += known.rss - known.shared

@@ -9,12 +9,14 @@ import click
 
 from cli.champion import champion, tell, version_number
 from cli.options import config_argument, output_option, overrides_argument, plain_errors
+from tasks.forks import end_quickly
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="bakeoff")
 def main() -> None:
     """Prompt a large model, or fine-tune a small one? Run a bake-off and see."""
+    end_quickly()
 
 
 @main.command()

@@ -20,7 +20,7 @@ from tasks.grading.validation import doubts_of
 from tasks.orchestration.limits import limits_of_server
 from tasks.orchestration.page import progress_on_page
 from tasks.orchestration.pauses import ask_approval, ask_person, check_page
-from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.process import arrange_end, roots_of_run
 from tasks.orchestration.stages import Lanes
 from tasks.prompting.stage import model_behind, prompt_contender
 from tasks.prompting.techniques.drafting import Exchange
@@ -51,7 +51,7 @@ def bakeoff(config: BakeoffConfig) -> Verdict:
         Refused: the config, the data, or the endpoint of a champion that is a prompt cannot be used.
         BakeoffError: a stage failed, or a run on another machine; a rerun goes on where this one was.
     """
-    end_server_with_process()
+    arrange_end()
     with (
         opened(config, *roots_of_run(), run=str(flow_run.id), limiter=limits_of_server) as bench,
         progress_on_page(),

@@ -11,7 +11,7 @@ from tasks.config import BakeoffConfig
 from tasks.data.stage import load
 from tasks.orchestration.limits import limits_of_server
 from tasks.orchestration.page import progress_on_page
-from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.process import arrange_end, roots_of_run
 from tasks.records import DatasetRecord
 
 
@@ -26,7 +26,7 @@ def contend(config: BakeoffConfig, contenders: list[str]) -> tuple[DatasetRecord
     Raises:
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
-    end_server_with_process()
+    arrange_end()
     config = config.alone(contenders)
     with (
         opened(config, *roots_of_run(), run=str(flow_run.id), limiter=limits_of_server) as bench,

@@ -17,7 +17,7 @@ from tasks.grading.stage import build_judge, check_judge, grade_file, read_file,
 from tasks.grading.validation import WORDINGS
 from tasks.orchestration.limits import limits_of_server
 from tasks.orchestration.page import progress_on_page
-from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.process import arrange_end, roots_of_run
 from tasks.records import ContenderRecord
 from tasks.registry.champion import champion_contender
 
@@ -46,7 +46,7 @@ def grade(
         Refused: the config, the file or the prompt cannot be used; nothing was spent.
         BakeoffError: a stage failed; a rerun asks only what is missing.
     """
-    end_server_with_process()
+    arrange_end()
     roots = roots_of_run()
     with (
         opened(config, *roots, run=str(flow_run.id), limiter=limits_of_server) as bench,

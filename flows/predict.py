@@ -9,7 +9,7 @@ from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
 from tasks.orchestration.limits import limits_of_server
 from tasks.orchestration.page import progress_on_page
-from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.process import arrange_end, roots_of_run
 from tasks.predicting.predict import Seat, report_of
 from tasks.predicting.records import PredictionReport
 from tasks.predicting.stage import find_files, predict_file, report_prediction
@@ -34,7 +34,7 @@ def predict(config: BakeoffConfig, input_path: str, output_path: str, prefix: st
         Refused: there is no champion, or a file cannot be used; nothing was spent.
         BakeoffError: a stage failed; a rerun goes on where this one was.
     """
-    end_server_with_process()
+    arrange_end()
     roots = roots_of_run()
     with (
         opened(config, *roots, run=str(flow_run.id), limiter=limits_of_server) as bench,

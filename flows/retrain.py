@@ -13,7 +13,7 @@ from tasks.config import BakeoffConfig
 from tasks.orchestration.limits import limits_of_server
 from tasks.orchestration.page import progress_on_page
 from tasks.orchestration.pauses import check_page
-from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.process import arrange_end, roots_of_run
 from tasks.retraining.records import Retraining
 from tasks.retraining.stage import look
 
@@ -30,7 +30,7 @@ def retrain(config: BakeoffConfig, because: Annotated[str, Field(max_length=2_00
         Refused: the config, the data, or a file that `triggers` names cannot be used.
         BakeoffError: something could not be asked, or a stage failed; a rerun goes on where this one was.
     """
-    end_server_with_process()
+    arrange_end()
     with (
         opened(config, *roots_of_run(), run=str(flow_run.id), limiter=limits_of_server) as bench,
         progress_on_page(),

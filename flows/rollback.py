@@ -7,7 +7,7 @@ from pydantic import Field
 
 from services.places import LivePlaces
 from tasks.config import Name
-from tasks.orchestration.process import end_server_with_process, roots_of_run
+from tasks.orchestration.process import arrange_end, roots_of_run
 from tasks.registry.champion import ChampionVersion
 from tasks.registry.stage import roll_champion_back
 from tasks.settings import load_settings
@@ -33,7 +33,7 @@ def rollback(name: Name, to: Version, reason: Reason, by: Person = "", store: Na
         IntegrityError: what lies in the store is not what was published; the champion is unchanged.
         LostRace: somebody else moved the pointer meanwhile.
     """
-    end_server_with_process()
+    arrange_end()
     settings = load_settings(*roots_of_run())
     settings.check_home()
     with LivePlaces(settings) as places:

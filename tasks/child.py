@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks import errors
-from tasks.forks import Forked, ForkFailed, Forks, can_fork
+from tasks.forks import Forked, ForkFailed, Forks, can_fork, end_quickly, show_name
 from tasks.interrupt import when_interrupted
 from tasks.progress import Bar, listening, progress
 
@@ -41,6 +41,8 @@ GENTLE = {
 """What Apple's Metal lacks runs on the CPU. And torch's threads spin for microseconds when they wait for each other, then sleep: on
 cores that others use too, spinning on made training ten times slower; sleeping at once costs a quarter on idle ones. glibc keeps
 the memory of tensors for the next step instead of giving it back each time: 3 % of a training on a CPU."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+"""What children need from the Hub is on this machine before they start."""
 GRACE_S = 25.0
 """So long a graceful child has once it is told to stop; whoever stops machines gives 30 s as a rule."""
 POLL_S = 0.1
@@ -107,7 +109,7 @@ def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None,
     if _ending.is_set():
         raise errors.Stopped(f"{module} was not started, since the run is being ended; run again to go on where it was")
     reader, writer = os.pipe()
-    environment = {**GENTLE, **os.environ, **(env or {})}
+    environment = {**GENTLE, **os.environ, **OFFLINE, **(env or {})}
     forked = _fork(module, environment, writer) if processes == 1 and not light and can_fork() else None
     team = [forked] if forked else [_start(module, environment | own, writer) for own in _memberships(processes, environment)]
     os.close(writer)
@@ -130,6 +132,19 @@ def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None,
         _running.difference_update(team)
 
 
+def prepare_children() -> None:
+    """Begin to load what children need, so that it is there when the first one starts. Returns at once."""
+    if can_fork():
+        _prepared()
+
+
+def _prepared() -> Forks:
+    with _forks_lock:
+        if not _forks:
+            _forks.append(Forks({**GENTLE, **os.environ, **OFFLINE}))
+        return _forks[0]
+
+
 def _start(module: str, environment: Mapping[str, str], writer: int) -> Child:
     command = [sys.executable, "-P", "-m", module, str(writer)]  # -P: no module of the working folder
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr, pass_fds=[writer], env=environment)
@@ -139,10 +154,7 @@ def _start(module: str, environment: Mapping[str, str], writer: int) -> Child:
 
 def _fork(module: str, environment: Mapping[str, str], writer: int) -> Child | None:
     """The same, forked from a process that has loaded the libraries; None where that cannot be had."""
-    with _forks_lock:
-        if not _forks:
-            _forks.append(Forks({**GENTLE, **os.environ}))
-        forks = _forks[0]
+    forks = _prepared()
     if not forks.fits(environment):
         return None
     try:
@@ -227,7 +239,8 @@ def serve_child(function: Callable[[Any], Any], graceful: bool = False) -> NoRet
     Args:
         graceful: `function` looks at `told_to_stop`, and raises once it has written down where it is. Others end at once.
     """
-    _show_name()
+    show_name()
+    end_quickly()
     by_hand = not sys.argv[1].isdigit()
     channel = sys.stdout.fileno() if by_hand else int(sys.argv[1])
     lock = threading.Lock()
@@ -257,13 +270,6 @@ def serve_child(function: Callable[[Any], Any], graceful: bool = False) -> NoRet
     except errors.BakeoffError as error:
         send({"error": [type(error).__name__, str(error)]})
     sys.exit(0)
-
-
-def _show_name() -> None:
-    """What `ps -e` and `top` call this process, on Linux: `tuning.train`, since all are forked from one command."""
-    spec, place = sys.modules["__main__"].__spec__, Path("/proc/self/comm")
-    if spec and place.exists():
-        place.write_text(spec.name.removeprefix("tasks.")[:15], encoding="utf-8")
 
 
 def _write(channel: int, line: bytes) -> None:

@@ -9,6 +9,8 @@ What forks holds libraries and nothing else: no rows, no weights, no thread. On 
 where there is an NVIDIA GPU, whose driver does not outlive a fork. It ends with the process that started it.
 """
 
+import atexit
+import gc
 import importlib
 import json
 import os
@@ -31,12 +33,26 @@ READ_AT_LOADING = (
     *("PYTHON", "PYTORCH_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_"),
 )
 """Variables that libraries read when they are loaded: children for whom one differs are not forked."""
+SET_BY_LIBRARIES = {"KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
+"""scikit-learn sets them in the parent, for itself."""
 STATUS = struct.Struct("i")
 
 
 def can_fork() -> bool:
     """Whether children can be forked on this machine."""
     return sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+
+
+def show_name() -> None:
+    """What `ps -e` and `top` call this process, on Linux: `tuning.train`, since all are forked from one command."""
+    spec, place = sys.modules["__main__"].__spec__, Path("/proc/self/comm")
+    if spec and place.exists():
+        place.write_text(spec.name.removeprefix("tasks.")[:15], encoding="utf-8")
+
+
+def end_quickly() -> None:
+    """Have this process end without looking for garbage once more: with the libraries loaded, that takes two seconds."""
+    atexit.register(gc.freeze)
 
 
 class ForkFailed(Exception):
@@ -124,7 +140,7 @@ class Forks:
         """Whether what is loaded is what a child of this environment would load."""
         own = self.environment
         differ = {name for name in {*own, *environment} if own.get(name) != environment.get(name)}
-        return not any(name.startswith(READ_AT_LOADING) for name in differ)
+        return not any(name.startswith(READ_AT_LOADING) for name in differ - SET_BY_LIBRARIES)
 
     def start(self, module: str, environment: Mapping[str, str], channel: int) -> Forked:
         """Fork `python -P -m module channel`.
@@ -240,8 +256,7 @@ def _become(asked: Asked) -> None:
 
 def main() -> None:
     """Load, and fork until the parent is gone."""
-    import gc
-
+    show_name()
     for number in (signal.SIGINT, signal.SIGTERM):  # whoever sends them means the parent, whose end is ours
         signal.signal(number, signal.SIG_IGN)
     for module in LOADED:

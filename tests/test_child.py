@@ -27,7 +27,7 @@ def forks() -> Iterator[list[Forks]]:
     """What forks children that find the tests."""
     if not can_fork():
         pytest.skip("children are not forked on this machine")
-    own = [Forks({**child.GENTLE, **os.environ, **ROOT})]
+    own = [Forks({**child.GENTLE, **os.environ, **child.OFFLINE, **ROOT})]
     yield own
     own[0].end()
 
@@ -101,7 +101,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, how: str) -> Non
 
 
 def test_a_child_that_cannot_be_forked_starts_the_plain_way(forks: list[Forks], monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = Forks({**child.GENTLE, **os.environ, **ROOT})
+    gone = Forks({**child.GENTLE, **os.environ, **child.OFFLINE, **ROOT})
     monkeypatch.setattr(child, "_forks", [gone])
     gone.process.kill()
     gone.process.wait()

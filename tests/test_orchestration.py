@@ -154,10 +154,10 @@ def test_prefects_temporary_server_does_not_outlive_a_run_that_is_killed() -> No
     code = (
         "import subprocess, sys, time\n"
         "from prefect.server.api.server import SubprocessASGIServer\n"
-        "from tasks.orchestration.process import end_server_with_process\n"
+        "from tasks.orchestration.process import arrange_end\n"
         "server = SubprocessASGIServer()\n"
         "server.server_process = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "end_server_with_process()\n"
+        "arrange_end()\n"
         "print(server.server_process.pid, flush=True)\n"
         "time.sleep(600)\n"
     )

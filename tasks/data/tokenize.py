@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.bases import ResolvedBase
+from tasks.child import prepare_children
 from tasks.config import TruncationSide, Tuned
 from tasks.data.completions import Frame, encode_completions, encode_prompts, frame_of
 from tasks.data.examples import input_text, split_path
@@ -134,6 +135,7 @@ def _mend_pad_token(tokenizer: "PreTrainedTokenizerBase") -> list[Finding]:
 
 
 def _build(tuned: Tuned, dataset: DatasetRecord, base: ResolvedBase, building: Building) -> TokensRecord:
+    prepare_children()  # training comes next
     tokenizer, findings = load_tokenizer(base.path)
     _check_length(tuned, base, tokenizer)
     cache = building.folder / "cache"  # inside the product's folder, so that what a killed run leaves is never read

@@ -8,17 +8,20 @@ from pathlib import Path
 from prefect.runtime import deployment
 
 from tasks.errors import BadConfig
+from tasks.forks import end_quickly
 
 WATCH = "import os, signal, sys; sys.stdin.read(); os.kill(int(sys.argv[1]), signal.SIGTERM)"
 """Its standard input ends when the process that holds the other end does."""
 _watchers: dict[int, "subprocess.Popen[bytes]"] = {}
 
 
-def end_server_with_process() -> None:
-    """Have Prefect's temporary server, where this process started one, end with it also when it is killed: a watcher sees to that.
+def arrange_end() -> None:
+    """Have a worker's process end quickly; and Prefect's temporary server, where this process started one, end with it.
 
-    Prefect stops its server only when the process ends by itself.
+    Prefect stops its server only when the process ends by itself: a watcher sees to it when that is killed.
     """
+    if deployment.id:
+        end_quickly()
     module = sys.modules.get("prefect.server.api.server")  # imported by whoever starts a server
     for server in module.SubprocessASGIServer._instances.values() if module else ():
         if server.server_process and server.server_process.pid not in _watchers:

@@ -119,6 +119,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.field("Approval (Optional)").click()
         ui.look("form-filled-in")
         run = ui.submit()
+        ui.leave()
         sent = api.get(f"/flow_runs/{run}").raise_for_status().json()["parameters"]["config"]
         assert (sent["name"], sent["tuned"][0]["epochs"], sent["gate"]["approval"]) == (NAME, 3, True)
 
@@ -126,6 +127,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.open_run(run, tab="Artifacts")
         ui.says("progress-train-tiny")
         ui.look("progress")
+        ui.leave()
         until(api, run, "Paused")
         ui.open_run(run)
         word = ui.resume()
@@ -135,6 +137,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         word.get_by_label("Note (Optional)").fill("It reads well.")
         ui.look("approval")
         ui.answer(word)
+        ui.leave()
         assert finish(api, run)["type"] == "COMPLETED", logs(api, run)
 
         ui.open_run(run, tab="Artifacts")
@@ -157,6 +160,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.field("by (Optional)").fill("Ada")
         ui.look("rollback-form", whole=True)
         taken_back = ui.submit()
+        ui.leave()
         assert finish(api, taken_back)["type"] == "COMPLETED", logs(api, taken_back)
         ui.open_run(taken_back, tab="Artifacts")
         ui.open_artifact(f"champion-{NAME}")
