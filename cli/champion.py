@@ -101,6 +101,22 @@ def verify_champion(config: Path, overrides: tuple[str, ...], everything: bool, 
     refuse_faults(proofs)
 
 
+@champion.command("sign")
+@config_argument
+@overrides_argument
+@output_option
+@plain_errors
+def sign_champion(config: Path, overrides: tuple[str, ...], output: str) -> None:
+    """Sign the champion with the key that the store's settings name, after every byte of it was hashed.
+
+    What is published from now on is signed when it is published; this is for a champion from before.
+    """
+    from cli import versions
+
+    found = versions.sign_champion(config, overrides)
+    tell(versions.describe(found), found, output)
+
+
 @champion.command("prune")
 @config_argument
 @overrides_argument

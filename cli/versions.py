@@ -102,6 +102,12 @@ def verify_champion(config: Path, overrides: Sequence[str], everything: bool) ->
         return history.verify(registry.settings, registry.client, registry.name, everything)
 
 
+def sign_champion(config: Path, overrides: Sequence[str]) -> ChampionVersion:
+    """Sign the champion with the key of the store's settings."""
+    with opened_registry(config, overrides) as registry:
+        return history.sign_champion(registry.settings, registry.client, registry.name)
+
+
 def refuse_faults(proofs: Sequence[history.Proof]) -> None:
     """Raises IntegrityError when a version is not what was published."""
     wrong = [proof for proof in proofs if proof.fault]

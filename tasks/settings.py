@@ -103,6 +103,12 @@ class Store(Place):
     """For KMS: the key's id or ARN; empty takes the account's own."""
     single_writer: bool = False
     """Nobody else ever publishes to this store at the same time. Only then is one taken that ignores conditional writes."""
+    signing_key: str = ""
+    """A private key's file (PEM): what is published here is signed with it. Needs `bakeoff[signing]`."""
+    signing_password_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
+    """The environment variable that holds the private key's password; empty where it has none."""
+    verifying_key: str = ""
+    """A public key's file (PEM): nothing that lies here is loaded without a signature by it. Needs `bakeoff[signing]`."""
     deadline_s: float = Field(120.0, gt=0)
     """For one operation, all attempts and waits together; a transfer gets a second more for every 128 KiB that moved."""
 

@@ -26,6 +26,7 @@ from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.progress import progress
 from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Model
 from tasks.registry.lineage import Lineage
+from tasks.registry.signing import key_id, refuse_unsigned
 from tasks.settings import Places, Settings
 from tasks.store import StoreClient, open_store
 from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, write_durably
@@ -218,7 +219,8 @@ def fetch_contender(client: StoreClient, sha256: str, folder: Path) -> Contender
     """Download a published contender into an empty folder and hash every byte of it again.
 
     Raises:
-        IntegrityError: a file is missing, corrupted, or of a kind that can run code.
+        IntegrityError: a file is missing, corrupted, or of a kind that can run code; or the key that this machine believes has not
+            signed it.
     """
     if not re.match(SHA256, sha256):
         raise Refused(f"contender {sha256[:80]!r} is not named by a SHA-256 of 64 hex digits")
@@ -232,7 +234,9 @@ def fetch_contender(client: StoreClient, sha256: str, folder: Path) -> Contender
         for name in manifest.files:
             client.download(client.key("contenders", sha256, name), folder / name, lambda _: None)
             bar.advance()
-    return read_manifest(folder)
+    manifest = read_manifest(folder)
+    refuse_unsigned(client, sha256, folder)
+    return manifest
 
 
 def champion_contender(places: Places, store_name: str, name: str, workspace: Workspace) -> ContenderRecord | None:
@@ -257,7 +261,9 @@ def fetch_champion(places: Places, store_name: str, champion: ChampionVersion, w
             occupies=manifest.occupies,
         )
 
-    return workspace.produce(FETCH, [champion.sha256], {}, ContenderRecord, build, f"fetch champion {champion.contender}")
+    believed = key_id(store_name, places.settings.store(store_name))
+    config = {"believed": believed} if believed else {}
+    return workspace.produce(FETCH, [champion.sha256], config, ContenderRecord, build, f"fetch champion {champion.contender}")
 
 
 def show(champion: ChampionVersion) -> str:

@@ -3,6 +3,7 @@
 import difflib
 import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,6 +21,7 @@ from tasks.registry.champion import (
     read_version,
     version_numbers,
 )
+from tasks.registry.signing import check_keys, sign
 from tasks.settings import Settings
 from tasks.store import StoreClient
 from tasks.workspace import file_sha256
@@ -143,6 +145,25 @@ def _proof(client: StoreClient, record: ChampionVersion, fault: str = "", pruned
     except IntegrityError as error:
         return Proof(**about, files=0, fault="; ".join(filter(None, [fault, str(error)])))
     return Proof(**about, files=len(manifest.files) + 1, fault=fault)
+
+
+def sign_champion(settings: Settings, client: StoreClient, name: str) -> ChampionVersion:
+    """Sign the champion that lies in the store already, after every byte of it was hashed.
+
+    Raises:
+        BadConfig: there is none, or the store names no key to sign with.
+        IntegrityError: it is not what was published.
+    """
+    check_keys(client.name, client.store)
+    now = read_champion(settings, client, name)
+    if now is None or not client.store.signing_key:
+        missing = f"{name} has no champion" if now is None else "no signing_key is set"
+        raise BadConfig(f"store {client.name!r}: {missing}: there is nothing to sign")
+    unbelieving = replace(client, store=client.store.model_copy(update={"verifying_key": ""}))
+    with TemporaryDirectory(prefix="bakeoff-") as folder:
+        fetch_contender(unbelieving, now.sha256, Path(folder))
+        sign(client, now.sha256, Path(folder))
+    return now
 
 
 def difference(client: StoreClient, one: ChampionVersion, other: ChampionVersion) -> Difference:

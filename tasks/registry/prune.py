@@ -20,6 +20,7 @@ from tasks.manifest import FILE
 from tasks.records import Model
 from tasks.registry.champion import PRUNING, read_champion
 from tasks.registry.history import names, versions
+from tasks.registry.signing import signatures
 from tasks.settings import Settings
 from tasks.store import ORPHANED_S, StoreClient, Stored
 
@@ -101,6 +102,8 @@ def _remove(
         for each in gone:
             for file in sorted(stored[each.sha256], key=lambda file: not file.key.endswith(f"{each.sha256}/{FILE}")):
                 client.remove(file.key)  # the manifest goes first: what has none is no contender
+            for signature in signatures(client, each.sha256):
+                client.remove(signature)
             logger.info("removed %s", client.uri("contenders", each.sha256))
         return gone
     finally:

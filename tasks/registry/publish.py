@@ -26,6 +26,7 @@ from tasks.records import ContenderRecord, DatasetRecord, PredictionsRecord, Pub
 from tasks.registry.card import CARD, card_text
 from tasks.registry.champion import ChampionVersion, expect_champion, incarnation, move_champion, who
 from tasks.registry.lineage import lineage_of
+from tasks.registry.signing import sign
 from tasks.registry.verify import RoundTrip, example_request, round_trip
 from tasks.settings import Places
 from tasks.store import Counter, StoreClient, open_store
@@ -43,6 +44,7 @@ PUBLISH = Stage(
         "tasks.registry.card",
         "tasks.registry.champion",
         "tasks.registry.lineage",
+        "tasks.registry.signing",
         "tasks.store",
         "tasks.registry.verify",
     ),
@@ -178,6 +180,7 @@ def _publish(publication: Publication, places: Places, building: Building, cap: 
         sweep(client)
         with _distrust(building.inprogress / "distrusted") as again:
             sha256, sent = upload_contender(client, folder, again)
+            sign(client, sha256, folder)
             trip = _round_trip(publication, places, client, sha256, building.inprogress / "roundtrip", cap)
         evidence = _upload_evidence(client, publication, building.inprogress)
         about = publication.config, publication.winner, publication.dataset, publication.verdict

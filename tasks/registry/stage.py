@@ -12,6 +12,7 @@ from tasks.registry.champion import ChampionVersion
 from tasks.registry.page import markdown_publication, markdown_rollback
 from tasks.registry.publish import Publication, publish, published_verdict
 from tasks.registry.rollback import roll_back
+from tasks.registry.signing import check_keys
 from tasks.settings import Places
 from tasks.store import check_store, open_store
 from tasks.workspace import Workspace
@@ -26,6 +27,7 @@ def find_champion(config: BakeoffConfig, run: str, places: Places) -> tuple[Cham
 
     A store that cannot be published to is found out here, before anything is spent.
     """
+    check_keys(config.store, places.settings.store(config.store), publishes=True)
     if not places.settings.store(config.store).service:
         check_store(places, config.store)
     before, own = champions.champion_before(places, config.store, config.name, run)

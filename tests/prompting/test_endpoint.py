@@ -102,9 +102,9 @@ def test_a_server_that_hangs_costs_its_worst_case_and_ends_at_the_deadline(ask_r
 
 def test_attempts_that_may_have_been_worked_on_count_against_the_cap_which_holds(ask_rows: Ask) -> None:
     cap, meter = Cap(0.002), Meter()
-    with Loopback(lambda request, number: Say(right_answer(request).body, after_s=0.3)) as server:
+    with Loopback(lambda request, number: Say(right_answer(request).body, after_s=1.5)) as server:
         with pytest.raises(BudgetReached):
-            ask_rows(server.url, count=40, cap=cap, meter=meter, timeout_s=0.05, attempts=20)
+            ask_rows(server.url, count=40, cap=cap, meter=meter, timeout_s=0.5, attempts=20)
         sent = len(server.requests)
     assert meter.requests == sent > 2
     assert 0.0015 < cap.spent_usd <= cap.usd
