@@ -15,8 +15,11 @@ TOKENS_A_BATCH = {"cuda": 65_536, "mps": 16_384, "cpu": 4_096}
 """How many tokens, padding included, an evaluation batch holds, by device."""
 LOOKED_AT_TOGETHER = 50
 """Batches whose rows are sorted together: enough for little padding, few enough that the order stays random."""
-MEMORY_WORDS = ("out of memory", "can't allocate memory", "could not create a primitive", "could not create a memory object")
-"""How torch, CUDA and oneDNN (which does not say what it lacked) tell that memory ran out."""
+MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory"),
+    *("could not create a primitive", "could not create a memory object"),
+)
+"""How torch, CUDA, the system and oneDNN (which does not say what it lacked) tell that memory ran out."""
 COMPARED = 32
 """Rows that quick predictions compute both ways."""
 SAFETY = 4.0
@@ -178,7 +181,7 @@ def quick_logits_of(
 
     from tasks.tuning.faster import hold_rounded
 
-    exact_again = hold_rounded(model, trained=True)
+    exact_again = hold_rounded(model, whole=True)
     try:
         found = logits_of(model, fetch, lengths, pad_id, dtype)
     finally:

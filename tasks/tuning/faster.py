@@ -65,17 +65,18 @@ def read_first_token_alone(model: Any) -> bool:
     return same
 
 
-def hold_rounded(model: Any, trained: bool = False) -> Callable[[], None]:
-    """Hold weights in bfloat16, in place: no step rounds them anew, and what layers hand on is half as wide.
-
-    Products are the same as under autocast, which the trained weights still want; what is added between them is rounded too.
+def hold_rounded(model: Any, whole: bool = False) -> Callable[[], None]:
+    """Hold weights in bfloat16, in place, so that no step rounds them anew.
 
     Args:
-        trained: also those that train, for a model that only predicts.
+        whole: all weights, for a model that only predicts: what layers hand on is then half as wide, and rounded too. Else those of
+            linear layers that do not train; under autocast, which the others still want, all numbers stay what they were.
 
     Returns: what puts the float32 weights back.
     """
-    held = [(weight, weight.data) for weight in model.parameters() if trained or not weight.requires_grad]
+    modules = [module for module in model.modules() if whole or type(module) is torch.nn.Linear]
+    weights = {id(weight): weight for module in modules for weight in module.parameters(recurse=False)}
+    held = [(weight, weight.data) for weight in weights.values() if whole or not weight.requires_grad]
     updated = [module for module in model.modules() if hasattr(module, "lora_A")]
     for weight, exact in held:
         if exact.is_floating_point():

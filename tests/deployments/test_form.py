@@ -187,7 +187,12 @@ def working(server: str, home: Path, readable: Path, settings_file: Path, folder
 
 
 def answer(api: httpx.Client, run: str, **word: Any) -> None:
-    done = api.post(f"/flow_runs/{run}/resume", json={"run_input": word}).raise_for_status().json()
+    """Once the form is there, which Prefect saves after it has paused the run."""
+    for _ in range(60):
+        done = api.post(f"/flow_runs/{run}/resume", json={"run_input": word}).raise_for_status().json()
+        if done["status"] == "ACCEPT" or "schema not found" not in done["details"]["reason"]:
+            break
+        time.sleep(0.5)
     assert done["status"] == "ACCEPT", done
 
 

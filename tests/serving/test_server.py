@@ -171,7 +171,8 @@ def test_no_request_fails_while_the_crown_moves_and_a_champion_that_cannot_be_lo
         try:
             for who in ("tfidf", "lora", "majority"):
                 good = court.crown(who).version
-                wait_for(lambda: health(server)["champion"]["version"] == good)  # noqa: B023 - it is waited for here
+                wait_for(lambda: good in seen)  # noqa: B023 - it is waited for here
+                assert health(server)["champion"]["version"] == good
             court.contenders["bad"] = court.contenders["lora"].model_copy(update={"folder": _without_base(court)})
             bad = court.crown("bad").version
             wait_for(lambda: health(server)["status"] == "degraded")
@@ -183,6 +184,7 @@ def test_no_request_fails_while_the_crown_moves_and_a_champion_that_cannot_be_lo
             last = court.crown("lora").version
             wait_for(lambda: health(server)["status"] == "ok")
             assert health(server)["champion"]["version"] == last
+            wait_for(lambda: last in seen)
         finally:
             stop.append(True)
         assert all(each.result() > 0 for each in asking)

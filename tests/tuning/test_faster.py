@@ -8,8 +8,8 @@ from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Method, Tuned
 from tasks.settings import load_settings
 from tasks.tuning import faster
-from tasks.tuning.batches import logits_of, pad
-from tasks.tuning.faster import CheapDropout, compile_where_it_pays, read_first_token_alone, speed_up
+from tasks.tuning.batches import logits_of, pad, quick_logits_of
+from tasks.tuning.faster import CheapDropout, compile_where_it_pays, hold_rounded, read_first_token_alone, speed_up
 from tasks.tuning.methods import choose_weights, load_base
 from tests.tiny_model import LABELS, make_base
 
@@ -88,6 +88,37 @@ def test_in_bfloat16_attention_says_the_same_and_its_gradients_are_nearer_to_flo
         assert off[1][name] < 0.2, name  # a model of random weights has small gradients in its last layer
     inner = [name for name in exact if ".0." in name]  # gradients that came through attention
     assert sum(off[1][name] for name in inner) < sum(off[0][name] for name in inner)
+
+
+@pytest.mark.parametrize("kind", ["distilbert", "bert"])
+def test_weights_held_rounded_give_the_same_gradients_to_the_bit_and_come_back(kind: str, tmp_path: Path) -> None:
+    (_, plain), (_, held) = (make_models(make_base(tmp_path / name, kind=kind)) for name in ("plain", "held"))
+    before = {name: weight.clone() for name, weight in held.named_parameters()}
+    put_back = hold_rounded(held)
+    assert all(layer.weight.dtype == torch.bfloat16 for layer in held.modules() if hasattr(layer, "weight") and _is_frozen(layer))
+    assert {weight.dtype for weight in held.parameters() if weight.requires_grad} == {torch.float32}
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted, found = gradients(plain, ROWS), gradients(held, ROWS)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    put_back()
+    assert all(torch.equal(weight, before[name]) and weight.dtype == torch.float32 for name, weight in held.named_parameters())
+
+
+def _is_frozen(layer: torch.nn.Module) -> bool:
+    return type(layer) is torch.nn.Linear and not layer.weight.requires_grad
+
+
+def test_quick_predictions_have_float32s_labels_and_leave_the_weights_as_they_were(tmp_path: Path) -> None:
+    model = make_models(make_base(tmp_path))[1]
+    before = {name: weight.clone() for name, weight in model.named_parameters()}
+    ids = [[2, *torch.randint(5, 20, (length % 9 + 1,)).tolist(), 3] for length in range(300)]
+    fetch, lengths = lambda rows: [ids[row] for row in rows], [*map(len, ids)]
+    exact = logits_of(model, fetch, lengths, 0)
+    quick = quick_logits_of(model, fetch, lengths, 0, "bfloat16")
+    assert torch.equal(exact.argmax(-1), quick.argmax(-1))
+    assert 0 < (exact - quick).abs().max() < 0.1, "most rows were computed in bfloat16 alone"
+    assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
 
 
 def test_attention_that_looks_back_only_or_has_a_bias_goes_the_librarys_way() -> None:
