@@ -30,6 +30,8 @@ from tasks.workspace import write_durably
 logger = logging.getLogger(__name__)
 MEMORY = "memory.json"
 """Beside the checkpoints: how many rows at once fit the memory, so that a resumed training takes as many."""
+FEW_STEPS = 100
+"""Fewer leave a model half learned: on 160 rows of Rotten Tomatoes 30 steps gave .58 on dev, 60 steps .63, 120 steps .73."""
 
 
 class Job(BaseModel):
@@ -94,6 +96,7 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
     trainer, before, findings = _within_memory(job, device, tokenizer)
+    findings += few_steps(job.tuned, len(trainer.train_dataset))
     if trainer.pruned:
         put_back(trainer.model)
         facts = _facts(job, device, trainer, [], time.perf_counter() - started)
@@ -210,6 +213,8 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     compile_where_it_pays(model, steps)
+    for finding in few_steps(tuned, len(train)):
+        logger.warning("train %s: %s", tuned.name, finding.message)
     with progress(f"train {tuned.name}", steps) as bar:
         trainer.add_callback(Watch(trainer, bar, job.save_every_s))
         trainer.resume()
@@ -252,6 +257,16 @@ def _labels_of(job: Job, model: Any, tokenizer: Any) -> list[str]:
     ids = encode_texts(tokenizer, job.samples, job.tuned.max_tokens, job.tuned.truncation_side).ids
     logits = logits_of(model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], tokenizer.pad_token_id)
     return [job.labels[index] for index in logits.argmax(-1).tolist()]
+
+
+def few_steps(tuned: Tuned, rows: int) -> list[Finding]:
+    """Whether a training is likely to be too short to tell what its recipe can do."""
+    steps = -(-rows // tuned.batch_size) * tuned.epochs
+    if steps >= FEW_STEPS:
+        return []
+    remedy = "raise epochs" if tuned.batch_size <= 4 else "lower batch_size to 4 (a row costs as much), or raise epochs"
+    message = f"{steps} steps are few to learn a task ({rows} rows, {tuned.epochs} epochs, batches of {tuned.batch_size}): {remedy}"
+    return [Finding(kind="few_steps", count=steps, message=message)]
 
 
 def _stopped(job: Job, trainer: Any) -> list[Finding]:

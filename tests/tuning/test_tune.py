@@ -18,6 +18,7 @@ from tasks.manifest import read_manifest
 from tasks.progress import listening
 from tasks.records import Arm, DatasetRecord, TokensRecord
 from tasks.settings import load_settings
+from tasks.tuning.train import few_steps
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace, file_sha256
 from tests.tiny_model import LABELS, make_base, make_dataset, make_tokens
@@ -99,7 +100,7 @@ def test_a_base_without_a_pad_token_is_mended_trains_and_says_so(dataset: Datase
     tokens = make_tokens(home, base, dataset)
     made = tune(RECIPE, dataset, tokens, base, Workspace(home))
     assert made.training
-    assert [finding.kind for finding in made.training.findings] == ["pad_token"]
+    assert made.training.findings[0].kind == "pad_token"
     assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.65
 
 
@@ -118,6 +119,16 @@ def test_minilm_learns_from_three_hundred_movie_reviews(tmp_path: Path) -> None:
     assert max(epoch["dev_accuracy"] for epoch in made.training.epochs) > 0.65
     named = json.loads((made.folder / "adapter/adapter_config.json").read_text())
     assert named["base_model_name_or_path"] == "sentence-transformers/all-MiniLM-L6-v2"
+
+
+def test_a_training_of_few_steps_is_told_with_what_would_help() -> None:
+    assert few_steps(RECIPE.model_copy(update={"epochs": 5, "batch_size": 16}), 320) == []
+    [found] = few_steps(RECIPE.model_copy(update={"epochs": 3, "batch_size": 16}), 161)
+    assert (found.kind, found.count) == ("few_steps", 33)
+    assert "161 rows, 3 epochs, batches of 16" in found.message
+    assert "lower batch_size to 4" in found.message
+    [found] = few_steps(RECIPE.model_copy(update={"epochs": 1, "batch_size": 4}), 161)
+    assert found.message.endswith("batches of 4): raise epochs")
 
 
 OUT_OF_MEMORY = """
@@ -145,5 +156,5 @@ def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads(done.stdout.splitlines()[-1])
     assert facts["batch_size"] < 64
-    assert facts["findings"][0]["kind"] == "out_of_memory"
-    assert f"now {facts['batch_size']} at once" in facts["findings"][-1]["message"]
+    said = [finding["message"] for finding in facts["findings"] if finding["kind"] == "out_of_memory"]
+    assert f"now {facts['batch_size']} at once" in said[-1]
