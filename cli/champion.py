@@ -104,16 +104,17 @@ def verify_champion(config: Path, overrides: tuple[str, ...], everything: bool, 
 @champion.command("sign")
 @config_argument
 @overrides_argument
+@click.option("--sha256", required=True, help="The contender that you vouch for, as its record and its page name it.")
 @output_option
 @plain_errors
-def sign_champion(config: Path, overrides: tuple[str, ...], output: str) -> None:
-    """Sign the champion with the key that the store's settings name, after every byte of it was hashed.
+def sign_version(config: Path, overrides: tuple[str, ...], sha256: str, output: str) -> None:
+    """Sign a contender that was published before, with the key that the store's settings name, after every byte of it was hashed.
 
-    What is published from now on is signed when it is published; this is for a champion from before.
+    What is published from now on is signed when it is published.
     """
     from cli import versions
 
-    found = versions.sign_champion(config, overrides)
+    found = versions.sign_version(config, overrides, sha256)
     tell(versions.describe(found), found, output)
 
 

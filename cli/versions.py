@@ -102,10 +102,10 @@ def verify_champion(config: Path, overrides: Sequence[str], everything: bool) ->
         return history.verify(registry.settings, registry.client, registry.name, everything)
 
 
-def sign_champion(config: Path, overrides: Sequence[str]) -> ChampionVersion:
-    """Sign the champion with the key of the store's settings."""
+def sign_version(config: Path, overrides: Sequence[str], sha256: str) -> ChampionVersion:
+    """Sign a published contender with the key of the store's settings."""
     with opened_registry(config, overrides) as registry:
-        return history.sign_champion(registry.settings, registry.client, registry.name)
+        return history.sign_version(registry.client, registry.name, sha256)
 
 
 def refuse_faults(proofs: Sequence[history.Proof]) -> None:

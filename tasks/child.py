@@ -21,13 +21,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tasks import errors
-from tasks.forks import Forked, ForkFailed, Forks, can_fork, end_quickly, show_name
+from tasks.forks import LOST, Forked, ForkFailed, Forks, can_fork, end_quickly, show_name
 from tasks.interrupt import when_interrupted
 from tasks.progress import Bar, listening, progress
 
@@ -49,6 +49,7 @@ POLL_S = 0.1
 
 told_to_stop = threading.Event()
 """In a graceful child: whether it was told to stop, or its parent is gone."""
+_was_asked = threading.Event()
 _turn: "ContextVar[Callable[[], AbstractContextManager[None]]]" = ContextVar("turn", default=nullcontext)
 Child = Forked | subprocess.Popen[bytes]
 _running: set[Child] = set()
@@ -135,7 +136,8 @@ def _run(module: str, request: Mapping[str, Any], env: Mapping[str, str] | None,
 def prepare_children() -> None:
     """Begin to load what children need, so that it is there when the first one starts. Returns at once."""
     if can_fork():
-        _prepared()
+        with suppress(ForkFailed):
+            _prepared()
 
 
 def _prepared() -> Forks:
@@ -154,16 +156,17 @@ def _start(module: str, environment: Mapping[str, str], writer: int) -> Child:
 
 def _fork(module: str, environment: Mapping[str, str], writer: int) -> Child | None:
     """The same, forked from a process that has loaded the libraries; None where that cannot be had."""
-    forks = _prepared()
-    if not forks.fits(environment):
-        return None
     try:
+        forks = _prepared()
+        differs = forks.differs(environment)
+        if differs:
+            logger.debug("%s is started the plain way: what is loaded was loaded with another %s", module, differs[0])
+            return None
         child = forks.start(module, environment, writer)
     except ForkFailed as error:
         logger.info("%s is started the plain way, since it could not be forked: %s", module, error)
         with _forks_lock:
-            if forks in _forks:
-                _forks.remove(forks)
+            _forks[:] = [each for each in _forks if not each.gone]
         return None
     _running.add(child)
     return child
@@ -262,6 +265,7 @@ def serve_child(function: Callable[[Any], Any], graceful: bool = False) -> NoRet
     logging.getLogger("tasks.progress").setLevel(logging.WARNING)  # the parent logs the bars that it is told of
     _heed_signals(graceful)
     request = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8") if by_hand else sys.stdin.readline())
+    _was_asked.set()
     if not by_hand:
         threading.Thread(target=_end_with_parent, args=(graceful,), daemon=True).start()
     try:
@@ -285,7 +289,9 @@ def _heed_signals(graceful: bool) -> None:
 
 
 def _stop_soon() -> None:
-    """Tell this process to stop; it ends all the same when the grace is over."""
+    """Tell this process to stop; it ends all the same when the grace is over, and at once where there is nothing to write down."""
+    if not _was_asked.is_set():
+        os._exit(3)
     if not told_to_stop.is_set():
         told_to_stop.set()
         clock = threading.Timer(GRACE_S, os._exit, [3])
@@ -336,6 +342,8 @@ def _result(outcome: dict[str, Any]) -> Any:
 
 
 def _ended(status: int) -> str:
+    if status == LOST:
+        return "ended, and nobody can tell how,"
     if status == -signal.SIGKILL:
         return "was killed (SIGKILL: often the system is out of memory)"
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -5,8 +5,8 @@ Loading torch, transformers and peft takes a processor five seconds or more, and
     forks = Forks(environment)              starts `python -P -m tasks.forks`, which loads and then waits
     child = forks.start(module, …)          as `python -P -m module`, forked from it
 
-What forks holds libraries and nothing else: no rows, no weights, no thread. On Linux alone, which has all that this takes; and not
-where there is an NVIDIA GPU, whose driver does not outlive a fork. It ends with the process that started it.
+What forks holds libraries and nothing else: no rows and no weights. On Linux alone, which has all that this takes; and not where
+there is a GPU, whose driver does not outlive a fork. It ends with the process that started it.
 """
 
 import atexit
@@ -15,14 +15,17 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -31,23 +34,37 @@ LOADED = ("torch", "datasets", "peft", "safetensors.torch", "tasks.tuning.traine
 READ_AT_LOADING = (
     *("ATEN_", "CUDA", "DNNL_", "GOMP_", "HF_", "KMP_", "LD_", "MALLOC_", "MKL_", "OMP_", "ONEDNN_", "OPENBLAS_"),
     *("PYTHON", "PYTORCH_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_"),
+    *("ACCELERATE_", "ARROW_", "HOME", "JE_ARROW_", "TMPDIR", "TRITON_", "USE_", "XDG_"),
 )
 """Variables that libraries read when they are loaded: children for whom one differs are not forked."""
 SET_BY_LIBRARIES = {"KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
 """scikit-learn sets them in the parent, for itself."""
 STATUS = struct.Struct("i")
+LOST = 255
+"""The status of a child of which nobody can tell it: what forked it ended first."""
+GPUS = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+PATIENCE_S = 120.0
+"""So long a child may take to be forked, all loading included."""
 
 
+@cache
 def can_fork() -> bool:
-    """Whether children can be forked on this machine."""
-    return sys.platform == "linux" and not Path("/dev/nvidiactl").exists()
+    """Whether children can be forked on this machine: some Pythons and kernels have no pidfds."""
+    if sys.platform != "linux" or any(Path(device).exists() for device in GPUS):
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError):
+        return False
+    return hasattr(signal, "pidfd_send_signal")
 
 
 def show_name() -> None:
     """What `ps -e` and `top` call this process, on Linux: `tuning.train`, since all are forked from one command."""
     spec, place = sys.modules["__main__"].__spec__, Path("/proc/self/comm")
     if spec and place.exists():
-        place.write_text(spec.name.removeprefix("tasks.")[:15], encoding="utf-8")
+        with suppress(OSError):  # some systems let nobody write it
+            place.write_text(spec.name.removeprefix("tasks.")[:15], encoding="utf-8")
 
 
 def end_quickly() -> None:
@@ -97,8 +114,6 @@ class Forked:
                     signal.pidfd_send_signal(self._handle, number)
 
     def _ended(self, patience_ms: int) -> int | None:
-        import select
-
         waiting = select.poll()
         with self._lock:
             if self.returncode is not None:
@@ -109,7 +124,7 @@ class Forked:
         with self._lock:
             if self.returncode is None:
                 told = os.read(self._status, STATUS.size)  # nothing where the process that forked it was killed too
-                self.returncode = STATUS.unpack(told)[0] if told else -signal.SIGKILL
+                self.returncode = STATUS.unpack(told)[0] if told else LOST
             return self.returncode
 
     def __del__(self) -> None:
@@ -121,26 +136,41 @@ class Forks:
     """The parent's side: starts the process that forks when it is first needed."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
+        """Raises ForkFailed where no process can be started."""
         self.environment = dict(environment)
         self._lock = threading.Lock()
-        ours, theirs = socket.socketpair()
-        self._socket = ours
+        self._socket, theirs = socket.socketpair()
+        self._socket.settimeout(PATIENCE_S)
         command = [sys.executable, "-P", "-m", "tasks.forks", str(theirs.fileno())]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=[theirs.fileno()], env=self.environment
-        )
-        theirs.close()
+        own = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}  # pyarrow's; a fork copies one thread alone
+        with theirs:
+            try:
+                self.process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=sys.stderr,
+                    pass_fds=[theirs.fileno()],
+                    env=self.environment | own,
+                )
+            except OSError as error:
+                self._socket.close()
+                raise ForkFailed(str(error)) from error
 
     def end(self) -> None:
         """End what forks; children that run go on."""
         self._socket.close()
         self.process.wait()
 
-    def fits(self, environment: Mapping[str, str]) -> bool:
-        """Whether what is loaded is what a child of this environment would load."""
+    @property
+    def gone(self) -> bool:
+        """Whether it has failed, and forks no more."""
+        return self._socket.fileno() < 0
+
+    def differs(self, environment: Mapping[str, str]) -> list[str]:
+        """Variables because of which a child of this environment would load something else than what is loaded."""
         own = self.environment
         differ = {name for name in {*own, *environment} if own.get(name) != environment.get(name)}
-        return not any(name.startswith(READ_AT_LOADING) for name in differ - SET_BY_LIBRARIES)
+        return sorted(name for name in differ - SET_BY_LIBRARIES if name.startswith(READ_AT_LOADING))
 
     def start(self, module: str, environment: Mapping[str, str], channel: int) -> Forked:
         """Fork `python -P -m module channel`.
@@ -148,34 +178,39 @@ class Forks:
         Raises:
             ForkFailed: there is no child.
         """
-        status, write_status = os.pipe()
-        read_stdin, stdin = os.pipe()
+        opened: list[int] = []
         try:
-            given = [read_stdin, sys.stderr.fileno(), channel, write_status]
-            asked = json.dumps({"module": module, "environment": dict(environment), "folder": os.getcwd()}).encode()
+            opened += os.pipe()
+            opened += os.pipe()
+            status, write_status, read_stdin, stdin = opened
+            wanted = json.dumps({"module": module, "environment": dict(environment), "folder": os.getcwd()}).encode()
             with self._lock:
-                pid, handle = self._ask(asked, given)
+                pid, pidfd = self._ask(wanted, [read_stdin, sys.stderr.fileno(), channel, write_status])
         except BaseException as error:
-            os.close(stdin)
-            os.close(status)
-            if isinstance(error, OSError | ValueError | IndexError):
+            for descriptor in opened:
+                os.close(descriptor)
+            if isinstance(error, OSError | ValueError):
                 raise ForkFailed(f"{type(error).__name__}: {error}") from error
             raise
-        finally:
-            os.close(read_stdin)
-            os.close(write_status)
-        return Forked(pid, handle, status, os.fdopen(stdin, "wb"))
+        os.close(read_stdin)
+        os.close(write_status)
+        return Forked(pid, pidfd, status, os.fdopen(stdin, "wb"))
 
-    def _ask(self, asked: bytes, given: list[int]) -> tuple[int, int]:
+    def _ask(self, wanted: bytes, given: list[int]) -> tuple[int, int]:
         """The new child's pid and pidfd."""
         try:
-            socket.send_fds(self._socket, [struct.pack("I", len(asked))], given)
-            self._socket.sendall(asked)
-            told, handles, _, _ = socket.recv_fds(self._socket, STATUS.size, 1)
-            return int(STATUS.unpack(told)[0]), handles[0]
+            socket.send_fds(self._socket, [struct.pack("I", len(wanted))], given)
+            self._socket.sendall(wanted)
+            told, pidfds, _, _ = socket.recv_fds(self._socket, STATUS.size, 1)
+            if len(told) < STATUS.size:
+                raise ConnectionError("what forks children is gone")
         except BaseException:  # an answer that comes later would be taken for the next child's
             self._socket.close()
             raise
+        number = int(STATUS.unpack(told)[0])
+        if not pidfds:
+            raise OSError(-number, os.strerror(-number))
+        return number, pidfds[0]
 
 
 class Asked(NamedTuple):
@@ -191,65 +226,108 @@ class Asked(NamedTuple):
 
 
 class _Server:
-    """The other side: loads, then forks whatever it is asked for. One thread, so that a fork leaves nothing behind."""
+    """The other side: loads, then forks whatever it is asked for. It starts no thread, so that a fork leaves nothing behind."""
 
-    def __init__(self, channel: socket.socket) -> None:
-        self.channel = channel
+    HELD = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM)
+    """Signals that wait while it forks: a child that is told to stop at once must not ignore it, as this process does."""
+
+    def __init__(self, parent: socket.socket) -> None:
+        self.parent = parent
+        self.own = os.getpid()
         self.children: dict[int, int] = {}
         """Where the status of each is awaited, by its pid."""
 
+    def load(self) -> bool:
+        """Load the libraries; false where the parent ends meanwhile."""
+        for module in LOADED:
+            if self._is_alone():
+                return False
+            importlib.import_module(module)
+        gc.freeze()  # what is loaded stays shared with children
+        return True
+
     def serve(self) -> Asked | None:
-        """Until the parent is gone: None. In each child it returns what that was forked for."""
+        """Until the parent is gone: None. In each child it returns what that was forked for, with signals held."""
         signal.signal(signal.SIGCHLD, self._reap)
-        while asked := self._next():
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-            pid = os.fork()
-            if pid == 0:
-                self.channel.close()
-                for status in (*self.children.values(), asked.status):
-                    os.close(status)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-                return asked
-            self.children[pid] = asked.status
-            handle = os.pidfd_open(pid)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-            socket.send_fds(self.channel, [STATUS.pack(pid)], [handle])
-            for unneeded in (handle, asked.stdin, asked.stderr, asked.channel):
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)  # by libraries that allow for it
+        while (asked := self._next()) and not self._is_alone():
+            signal.pthread_sigmask(signal.SIG_BLOCK, self.HELD)
+            pid = 0
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    self.parent.close()
+                    for status in (*self.children.values(), asked.status):
+                        os.close(status)
+                    return asked
+                self.children[pid] = asked.status
+                pidfd = os.pidfd_open(pid)
+            except OSError as error:  # no memory, or too many processes or files
+                if pid:
+                    os.kill(pid, signal.SIGKILL)  # its end closes the status
+                else:
+                    os.close(asked.status)
+                with suppress(BrokenPipeError):
+                    self.parent.sendall(STATUS.pack(-(error.errno or 1)))
+            else:
+                with suppress(BrokenPipeError):  # the parent is gone, and the child will see it too
+                    socket.send_fds(self.parent, [STATUS.pack(pid)], [pidfd])
+                os.close(pidfd)
+            finally:
+                if os.getpid() == self.own:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, self.HELD)
+            for unneeded in (asked.stdin, asked.stderr, asked.channel):
                 os.close(unneeded)
         return None
 
+    def _is_alone(self) -> bool:
+        """Whether the parent has ended."""
+        waiting = select.poll()
+        waiting.register(self.parent, select.POLLRDHUP)
+        return bool(waiting.poll(0))
+
     def _next(self) -> Asked | None:
-        size, handles, _, _ = socket.recv_fds(self.channel, 4, 4)
-        if len(handles) < 4:
+        size, descriptors, _, _ = socket.recv_fds(self.parent, 4, 4)
+        if len(descriptors) < 4:
             return None
         wanted, text = struct.unpack("I", size)[0], b""
-        while len(text) < wanted and (more := self.channel.recv(wanted - len(text))):
+        while len(text) < wanted and (more := self.parent.recv(wanted - len(text))):
             text += more
-        return Asked(**json.loads(text), stdin=handles[0], stderr=handles[1], channel=handles[2], status=handles[3])
+        if len(text) < wanted:
+            return None
+        stdin, stderr, channel, status = descriptors
+        return Asked(**json.loads(text), stdin=stdin, stderr=stderr, channel=channel, status=status)
 
     def _reap(self, *_: object) -> None:
         while self.children:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            try:
+                pid, ended = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:  # another such call, which this one interrupted, has it
+                return
             if pid == 0:
                 return
-            place = self.children.pop(pid)
+            awaited = self.children.pop(pid)
             with suppress(BrokenPipeError):  # nobody waits for it any more
-                os.write(place, STATUS.pack(os.waitstatus_to_exitcode(status)))
-            os.close(place)
+                os.write(awaited, STATUS.pack(os.waitstatus_to_exitcode(ended)))
+            os.close(awaited)
 
 
 def _become(asked: Asked) -> None:
     """In a forked child: be `python -P -m module channel`."""
+    import numpy
+
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _Server.HELD)
     for source, place in ((asked.stdin, 0), (asked.stderr, 1), (asked.stderr, 2)):
         os.dup2(source, place)
     for source in (asked.stdin, asked.stderr):
         os.close(source)
-    for number, action in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
-        signal.signal(number, action)
     os.environ.clear()
     os.environ.update(asked.environment)
     os.chdir(asked.folder)
+    numpy.random.seed()
     sys.argv = [asked.module, str(asked.channel)]
     runpy.run_module(asked.module, run_name="__main__", alter_sys=True)
 
@@ -259,11 +337,9 @@ def main() -> None:
     show_name()
     for number in (signal.SIGINT, signal.SIGTERM):  # whoever sends them means the parent, whose end is ours
         signal.signal(number, signal.SIG_IGN)
-    for module in LOADED:
-        importlib.import_module(module)
-    gc.freeze()  # what is loaded stays shared with children
-    with socket.socket(fileno=int(sys.argv[1])) as channel:
-        asked = _Server(channel).serve()
+    with socket.socket(fileno=int(sys.argv[1])) as parent:
+        server = _Server(parent)
+        asked = server.serve() if server.load() else None
     if asked:
         _become(asked)
 

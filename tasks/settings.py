@@ -108,7 +108,7 @@ class Store(Place):
     signing_password_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
     """The environment variable that holds the private key's password; empty where it has none."""
     verifying_key: str = ""
-    """A public key's file (PEM): nothing that lies here is loaded without a signature by it. Needs `bakeoff[signing]`."""
+    """A public key's file (PEM): no contender that lies here is loaded without a signature by it. Needs `bakeoff[signing]`."""
     deadline_s: float = Field(120.0, gt=0)
     """For one operation, all attempts and waits together; a transfer gets a second more for every 128 KiB that moved."""
 
@@ -321,7 +321,13 @@ def load_settings(*extra_roots: Path) -> Settings:
     """
     settings = _load()
     roots = list(dict.fromkeys(path.absolute() for path in (*settings.roots, *extra_roots)))
-    return settings.model_copy(update={"home": settings.home.absolute(), "roots": roots})
+    stores = {name: _with_absolute_keys(store) for name, store in settings.stores.items()}
+    return settings.model_copy(update={"home": settings.home.absolute(), "roots": roots, "stores": stores})
+
+
+def _with_absolute_keys(store: Store) -> Store:
+    named = {name: getattr(store, name) for name in ("signing_key", "verifying_key")}
+    return store.model_copy(update={name: str(Path(path).absolute()) for name, path in named.items() if path})
 
 
 def settings_file() -> Path | None:

@@ -103,4 +103,5 @@ def descendants(name: str, of: int | None = None) -> "list[psutil.Process]":
     """The processes of that name which this process, or another one, started, itself or through others."""
     import psutil
 
-    return [each for each in psutil.Process(of).children(recursive=True) if each.name() == name]
+    started = psutil.Process(of).children(recursive=True)
+    return [each for each in started if each.name() == name or f"tasks.{name}" in each.cmdline()]

@@ -1,7 +1,11 @@
 import logging
 import multiprocessing
 import os
+import resource
 import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +57,7 @@ def test_a_child_returns_its_result_and_passes_on_logs_and_progress(how: str, ca
         result = echo({"say": "hello"})
     assert result["request"] == {"say": "hello"}
     assert result["pid"] != os.getpid()
+    assert (result["parent"] == os.getpid()) == (how == "plain")
     assert caplog.text.count("told hello") == 1
     assert caplog.text.count("trained hello") == 1, "transformers keeps its log from the root logger"
     assert ("steps", 2, "two") in heard
@@ -100,21 +105,54 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path, how: str) -> Non
     assert alive == [], "what forked it ends too"
 
 
-def test_a_child_that_cannot_be_forked_starts_the_plain_way(forks: list[Forks], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+def test_a_child_that_cannot_be_forked_starts_the_plain_way(
+    moment: str, forks: list[Forks], monkeypatch: pytest.MonkeyPatch
+) -> None:
     gone = Forks({**child.GENTLE, **os.environ, **child.OFFLINE, **ROOT})
-    monkeypatch.setattr(child, "_forks", [gone])
-    gone.process.kill()
-    gone.process.wait()
-    assert echo({})["request"] == {}
+    known = [gone]
+    monkeypatch.setattr(child, "_forks", known)
+    if moment == "before":
+        gone.process.kill()
+        gone.process.wait()
+    else:
+        gone.process.send_signal(signal.SIGSTOP)  # it holds the request
+        threading.Timer(1, gone.process.kill).start()
+    found = echo({})
+    assert (found["request"], found["parent"]) == ({}, os.getpid())
+    assert known == []
+
+
+def test_a_fork_that_the_system_refuses_is_told_and_the_next_child_is_forked(
+    forks: list[Forks], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(child, "_forks", forks)
+    here = forks[0].process.pid
+    soft, hard = resource.prlimit(here, resource.RLIMIT_NOFILE)
+    used = {int(number) for number in os.listdir(f"/proc/{here}/fd")}
+    free = [number for number in range(1000) if number not in used]
+    resource.prlimit(here, resource.RLIMIT_NOFILE, (free[4], hard))  # what the child is given fits, and no more
+    try:
+        assert echo({})["parent"] == os.getpid()
+    finally:
+        resource.prlimit(here, resource.RLIMIT_NOFILE, (soft, hard))
+    assert echo({})["parent"] == here
+
+
+def test_what_forks_ends_with_its_parent_while_it_loads(tmp_path: Path) -> None:
+    if not can_fork():
+        pytest.skip("children are not forked on this machine")
+    script = "from tasks.child import prepare_children; prepare_children()"
+    started = time.monotonic()
+    subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=True, timeout=60)
+    assert time.monotonic() - started < 60, "its output was open until the last one ended"
 
 
 def test_a_child_with_another_environment_finds_it_and_one_whose_libraries_would_load_otherwise_is_not_forked(
     forks: list[Forks], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "_forks", forks)
-    assert run_child(ECHO, {"tell": "BAKEOFF_HOME"}, env={**ROOT, "BAKEOFF_HOME": "there"})["told"] == [
-        "there",
-        forks[0].process.pid,
-    ]
-    told, parent = run_child(ECHO, {"tell": "OMP_NUM_THREADS"}, env={**ROOT, "OMP_NUM_THREADS": "7"})["told"]
-    assert (told, parent) == ("7", os.getpid())
+    found = run_child(ECHO, {"tell": "BAKEOFF_HOME"}, env={**ROOT, "BAKEOFF_HOME": "there"})
+    assert (found["told"], found["parent"]) == ("there", forks[0].process.pid)
+    found = run_child(ECHO, {"tell": "OMP_NUM_THREADS"}, env={**ROOT, "OMP_NUM_THREADS": "7"})
+    assert (found["told"], found["parent"]) == ("7", os.getpid())

@@ -37,14 +37,17 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PREDICTED = Stage(
     "predicted",
-    1,
+    2,
     (
         "tasks.contenders.answers",
+        "tasks.contenders.tuned",
         "tasks.contenders.usable",
         "tasks.data.tables",
         "tasks.predicting.files",
         "tasks.predicting.predict",
         "tasks.predicting.rows",
+        "tasks.tuning.batches",
+        "tasks.tuning.faster",
     ),
 )
 CHUNKS, REPORT = "chunks", "prediction.json"

@@ -26,7 +26,7 @@ from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.progress import progress
 from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Model
 from tasks.registry.lineage import Lineage
-from tasks.registry.signing import key_id, refuse_unsigned
+from tasks.registry.signing import key_id, refuse_forged, signature_of
 from tasks.settings import Places, Settings
 from tasks.store import StoreClient, open_store
 from tasks.workspace import Building, Stage, Workspace, digest, file_sha256, write_durably
@@ -224,6 +224,7 @@ def fetch_contender(client: StoreClient, sha256: str, folder: Path) -> Contender
     """
     if not re.match(SHA256, sha256):
         raise Refused(f"contender {sha256[:80]!r} is not named by a SHA-256 of 64 hex digits")
+    signature = signature_of(client, sha256)  # before gigabytes are fetched that nobody vouches for
     folder.mkdir(parents=True, exist_ok=True)
     client.download(client.key("contenders", sha256, FILE), folder / FILE, lambda _: None)
     found = file_sha256(folder / FILE)
@@ -235,7 +236,7 @@ def fetch_contender(client: StoreClient, sha256: str, folder: Path) -> Contender
             client.download(client.key("contenders", sha256, name), folder / name, lambda _: None)
             bar.advance()
     manifest = read_manifest(folder)
-    refuse_unsigned(client, sha256, folder)
+    refuse_forged(client, sha256, signature, folder)
     return manifest
 
 

@@ -147,23 +147,30 @@ def _proof(client: StoreClient, record: ChampionVersion, fault: str = "", pruned
     return Proof(**about, files=len(manifest.files) + 1, fault=fault)
 
 
-def sign_champion(settings: Settings, client: StoreClient, name: str) -> ChampionVersion:
-    """Sign the champion that lies in the store already, after every byte of it was hashed.
+def sign_version(client: StoreClient, name: str, sha256: str) -> ChampionVersion:
+    """Sign a contender that lies in the store already, after every byte of it was hashed.
+
+    Args:
+        sha256: the contender that is vouched for; whatever a record or the pointer says of it may have been written by others.
+
+    Returns: the newest version that names it.
 
     Raises:
-        BadConfig: there is none, or the store names no key to sign with.
-        IntegrityError: it is not what was published.
+        BadConfig: no version names it, or the store names no key to sign with.
+        IntegrityError: it is not what that SHA-256 names.
     """
     check_keys(client.name, client.store)
-    now = read_champion(settings, client, name)
-    if now is None or not client.store.signing_key:
-        missing = f"{name} has no champion" if now is None else "no signing_key is set"
-        raise BadConfig(f"store {client.name!r}: {missing}: there is nothing to sign")
+    named = [record for record in versions(client, name).values() if record.sha256 == sha256]
+    if not named:
+        where = f"champion {name!r} in store {client.name!r}"
+        raise BadConfig(f"no version of {where} is {sha256[:80]}: `bakeoff champion list CONFIG` names them")
+    if not client.store.signing_key:
+        raise BadConfig(f"store {client.name!r} names no key to sign with: set its signing_key")
     unbelieving = replace(client, store=client.store.model_copy(update={"verifying_key": ""}))
     with TemporaryDirectory(prefix="bakeoff-") as folder:
-        fetch_contender(unbelieving, now.sha256, Path(folder))
-        sign(client, now.sha256, Path(folder))
-    return now
+        fetch_contender(unbelieving, sha256, Path(folder))
+        sign(client, sha256, Path(folder))
+    return max(named, key=lambda record: record.version)
 
 
 def difference(client: StoreClient, one: ChampionVersion, other: ChampionVersion) -> Difference:

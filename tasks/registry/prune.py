@@ -100,10 +100,11 @@ def _remove(
         needed, _ = _needed(settings, client, keep)
         gone = [each for each in doomed if each.sha256 not in needed]
         for each in gone:
-            for file in sorted(stored[each.sha256], key=lambda file: not file.key.endswith(f"{each.sha256}/{FILE}")):
-                client.remove(file.key)  # the manifest goes first: what has none is no contender
-            for signature in signatures(client, each.sha256):
-                client.remove(signature)
+            files = sorted(stored[each.sha256], key=lambda file: not file.key.endswith(f"{each.sha256}/{FILE}"))
+            keys = [file.key for file in files]
+            # the manifest goes first: what has none is no contender; then signatures: by the rest a later prune finds it again
+            for key in [*keys[:1], *signatures(client, each.sha256), *keys[1:]]:
+                client.remove(key)
             logger.info("removed %s", client.uri("contenders", each.sha256))
         return gone
     finally:

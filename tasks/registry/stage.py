@@ -28,6 +28,12 @@ def find_champion(config: BakeoffConfig, run: str, places: Places) -> tuple[Cham
     A store that cannot be published to is found out here, before anything is spent.
     """
     check_keys(config.store, places.settings.store(config.store), publishes=True)
+    shared = places.settings.workspace.store
+    if shared and places.settings.store(config.store).verifying_key:
+        raise BadConfig(
+            f"store {config.store!r} names a verifying_key, but the workspace is shared through store {shared!r}, whose products "
+            "nobody signs: what others wrote there would be signed here. Train in a workspace of this machine's own"
+        )
     if not places.settings.store(config.store).service:
         check_store(places, config.store)
     before, own = champions.champion_before(places, config.store, config.name, run)

@@ -213,7 +213,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     compile_where_it_pays(model, steps)
-    for finding in few_steps(tuned, len(train)):
+    for finding in few_steps(tuned, len(train)) if job.share == 1 and not job.trial else []:
         logger.warning("train %s: %s", tuned.name, finding.message)
     with progress(f"train {tuned.name}", steps) as bar:
         trainer.add_callback(Watch(trainer, bar, job.save_every_s))
@@ -264,7 +264,7 @@ def few_steps(tuned: Tuned, rows: int) -> list[Finding]:
     steps = -(-rows // tuned.batch_size) * tuned.epochs
     if steps >= FEW_STEPS:
         return []
-    remedy = "raise epochs" if tuned.batch_size <= 4 else "lower batch_size to 4 (a row costs as much), or raise epochs"
+    remedy = "raise epochs" if tuned.batch_size <= 4 else "lower batch_size to 4 (on a CPU a row costs as much), or raise epochs"
     message = f"{steps} steps are few to learn a task ({rows} rows, {tuned.epochs} epochs, batches of {tuned.batch_size}): {remedy}"
     return [Finding(kind="few_steps", count=steps, message=message)]
 

@@ -28,8 +28,8 @@ def work(request: dict[str, Any]) -> Any:
     if request.get("die"):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(request.get("sleep", 0))
-    told = [os.environ.get(request["tell"]), os.getppid()] if "tell" in request else []
-    return {"pid": os.getpid(), "request": request, "told": told}
+    told = os.environ.get(request.get("tell", ""))
+    return {"pid": os.getpid(), "parent": os.getppid(), "request": request, "told": told}
 
 
 if __name__ == "__main__":

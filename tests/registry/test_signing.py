@@ -16,12 +16,12 @@ from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig, IntegrityError
 from tasks.manifest import FILE
 from tasks.registry.champion import champion_contender, fetch_contender, read_champion
-from tasks.registry.history import sign_champion
+from tasks.registry.history import sign_version
 from tasks.registry.prune import prune
 from tasks.registry.publish import publish, upload_contender
 from tasks.registry.signing import check_keys, key_id, signatures
 from tasks.registry.stage import find_champion
-from tasks.settings import Settings, Store
+from tasks.settings import Settings, SharedWorkspace, Store
 from tasks.store import StoreClient, open_store
 from tasks.workspace import Workspace
 from tests.registry.making import NAME, make_publication
@@ -43,6 +43,12 @@ def make_key(folder: Path, name: str, password: str = "", key: Any = None) -> di
 @pytest.fixture
 def ours(tmp_path: Path) -> dict[str, str]:
     return make_key(tmp_path, "ours")
+
+
+@pytest.fixture
+def config() -> BakeoffConfig:
+    given = {"name": NAME, "dataset": {"source": "rows.csv"}, "store": "direct", "trivial": ["majority"]}
+    return BakeoffConfig.model_validate(given)
 
 
 @pytest.fixture
@@ -98,13 +104,15 @@ def test_what_nobody_signed_or_somebody_else_did_is_not_loaded(
         assert signatures(client, sha256) == []
         champion_contender(places, "direct", NAME, Workspace(tmp_path / "cached"))
     with opened(signing_key=theirs["signing_key"]) as (places, client):
-        sign_champion(places.settings, client, NAME)
+        sign_version(client, NAME, sha256)
         assert len(signatures(client, sha256)) == 1
     refused = pytest.raises(IntegrityError, match=r"is not signed by .*ours\.pub")
     with opened(verifying_key=ours["verifying_key"]) as (places, _), refused:
         champion_contender(places, "direct", NAME, Workspace(tmp_path / "cached"))
     with opened(**ours) as (places, client):
-        assert sign_champion(places.settings, client, NAME).sha256 == sha256
+        assert sign_version(client, NAME, sha256).version == 1
+        with pytest.raises(BadConfig, match="no version of champion"):
+            sign_version(client, NAME, 64 * "0")
         assert champion_contender(places, "direct", NAME, Workspace(tmp_path / "cached"))
 
 
@@ -119,19 +127,19 @@ def test_a_signature_that_was_replaced_or_is_of_other_bytes_does_not_hold(
         whole = client.read(good)
         assert whole
         client.write(client.key("signatures", other, good.rsplit("/", 1)[-1]), whole[0])
-        with pytest.raises(IntegrityError, match=f"signature of .*{other} by key .* does not hold"):
+        with pytest.raises(IntegrityError, match=f"signature of .*{other} does not hold"):
             fetch_contender(client, other, tmp_path / "other")
         for number, broken in enumerate((b"", b"{}", whole[0][:-200], whole[0].replace(b'"sig":"', b'"sig":"AAAA'))):
             client.write(good, broken)
             with pytest.raises(IntegrityError, match="does not hold"):
                 fetch_contender(client, sha256, tmp_path / f"broken-{number}")
+        sign_version(client, NAME, sha256)
+        assert fetch_contender(client, sha256, tmp_path / "mended").name == "majority"
 
 
 def test_a_key_that_cannot_be_used_is_found_out_before_anything_is_spent(
-    tmp_path: Path, opened: Any, ours: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, opened: Any, ours: dict[str, str], config: BakeoffConfig
 ) -> None:
-    given = {"name": NAME, "dataset": {"source": "rows.csv"}, "store": "direct", "trivial": ["majority"]}
-    config = BakeoffConfig.model_validate(given)
     locked = make_key(tmp_path, "locked", PASSWORD)
     other = make_key(tmp_path, "edwards", key=ed25519.Ed25519PrivateKey.generate())
     (tmp_path / "no.pem").write_text("not a key")
@@ -145,8 +153,22 @@ def test_a_key_that_cannot_be_used_is_found_out_before_anything_is_spent(
     ):
         with opened(**keys) as (places, _), pytest.raises(BadConfig, match=said):
             find_champion.fn(config, "run", places)
+
+
+def test_a_key_with_a_password_signs(made: Path, tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KEY_PASSWORD", PASSWORD)
+    locked = make_key(tmp_path, "locked", PASSWORD)
     check_keys("direct", Store(bucket="some", signing_password_env="KEY_PASSWORD", **locked), publishes=True)
+    with opened(signing_password_env="KEY_PASSWORD", **locked) as (places, client):
+        published = publish(make_publication(made, places, "direct"), places, Workspace(tmp_path / "workspace"))
+        assert len(signatures(client, published.champion.sha256)) == 1
+
+
+def test_what_a_shared_workspace_holds_is_not_signed(opened: Any, ours: dict[str, str], config: BakeoffConfig) -> None:
+    with opened(**ours) as (places, _):
+        places.settings = places.settings.model_copy(update={"workspace": SharedWorkspace(store="direct")})
+        with pytest.raises(BadConfig, match="shared through store 'direct', whose products nobody signs"):
+            find_champion.fn(config, "run", places)
 
 
 def test_a_prune_removes_the_signatures_of_what_it_removes(
