@@ -48,11 +48,18 @@ def _new_endpoints() -> None:
 
 
 class Patient(httpx.Client):
-    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done."""
+    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done. What only reads is
+    also asked again where no answer comes: behind a long write it may wait for a minute."""
 
-    def send(self, *arguments: Any, **options: Any) -> httpx.Response:
-        for _ in range(20):
-            answer = super().send(*arguments, **options)
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        only_reads = request.method == "GET" or request.url.path.endswith(("/filter", "/count"))
+        for left in reversed(range(20)):
+            try:
+                answer = super().send(request, **options)
+            except httpx.ReadTimeout:
+                if not only_reads or not left:
+                    raise
+                continue
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 break
             time.sleep(0.5)
