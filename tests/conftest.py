@@ -48,8 +48,8 @@ def _new_endpoints() -> None:
 
 
 class Patient(httpx.Client):
-    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done. What only reads is
-    also asked again where no answer comes: behind a long write it may wait for a minute."""
+    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done. What only reads
+    is also asked again where no answer comes: behind a long write it may wait for a minute."""
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         only_reads = request.method == "GET" or request.url.path.endswith(("/filter", "/count"))
