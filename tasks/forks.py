@@ -79,14 +79,14 @@ class ForkFailed(Exception):
 class Forked:
     """A forked child, as far as `subprocess.Popen` is needed here."""
 
-    def __init__(self, pid: int, handle: int, status: int, stdin: IO[bytes]) -> None:
+    def __init__(self, pid: int, pidfd: int, status: int, stdin: IO[bytes]) -> None:
         """Args:
-        handle: the child's pidfd.
+        pidfd: tells when it has ended, and takes signals, whoever has its number by then.
         status: where its exit status can be read once it has ended.
         """
         self.pid, self.stdin = pid, stdin
         self.returncode: int | None = None
-        self._handle, self._status = handle, status
+        self._pidfd, self._status = pidfd, status
         self._lock = threading.Lock()
 
     def poll(self) -> int | None:
@@ -111,14 +111,14 @@ class Forked:
         with self._lock:
             if self.returncode is None:
                 with suppress(ProcessLookupError):  # it has ended meanwhile
-                    signal.pidfd_send_signal(self._handle, number)
+                    signal.pidfd_send_signal(self._pidfd, number)
 
     def _ended(self, patience_ms: int) -> int | None:
         waiting = select.poll()
         with self._lock:
             if self.returncode is not None:
                 return self.returncode
-            waiting.register(self._handle, select.POLLIN)
+            waiting.register(self._pidfd, select.POLLIN)
         if not waiting.poll(patience_ms):
             return None
         with self._lock:
@@ -128,7 +128,7 @@ class Forked:
             return self.returncode
 
     def __del__(self) -> None:
-        os.close(self._handle)
+        os.close(self._pidfd)
         os.close(self._status)
 
 

@@ -136,12 +136,7 @@ def _loaded(name: str, field: str, path: str, load: Any) -> Any:
         raise BadConfig(f"store {name!r}: {field} needs model-signing: pip install 'bakeoff[signing]'") from None
     try:
         key = load(Path(path).read_bytes(), serialization)
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-    ) as error:  # a TypeError tells of a password that is missing, or not wanted
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # a TypeError: its password is missing, or unwanted
         raise BadConfig(f"store {name!r}: {field} {path} cannot be read as a key in PEM ({error})") from None
     curve = key.curve.name if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey) else type(key).__name__
     if curve not in CURVES:
