@@ -28,7 +28,7 @@ test: setup ## Check style, types and the direction of imports, then run every t
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(BIN)/python -m tests.halves
+	@$(BIN)/python -m tests.groups
 
 campaigns: setup ## Long tests that record figures: kills, races, secrets, refusals, load
 	@$(BIN)/python -m benchmarks.campaigns
