@@ -7,6 +7,7 @@ import random
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tasks.data.mapped import Mapped
@@ -20,6 +21,9 @@ MEMORY_WORDS = (
     *("could not create a primitive", "could not create a memory object"),
 )
 """How torch, CUDA, the system and oneDNN (which does not say what it lacked) tell that memory ran out."""
+EVEN = 16
+"""In bfloat16 on the CPU, a batch is padded to a multiple of so many tokens: oneDNN compiles each product of a new shape, which
+takes 2 to 4 ms on AMX, and keeps the newest 1,024 alone."""
 COMPARED = 32
 """Rows that quick predictions compute both ways."""
 SAFETY = 4.0
@@ -100,29 +104,40 @@ def _ranks(rows: Any) -> Iterator[bytes]:
         yield hashlib.sha256(repr(list(ids)).encode()).digest()
 
 
-def pad(ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, Any]:
-    """Token ids of several rows as `input_ids` and `attention_mask`, int64 tensors [rows, longest], padded on the right.
+def even(tokens: int, most: int, device: str, dtype: str) -> int:
+    """To how many tokens rows of at most `tokens` are padded, so that few shapes come about; the base is known to take `most`."""
+    multiple = EVEN if (device, dtype) == ("cpu", "bfloat16") else 1
+    return max(tokens, min(most, -(-tokens // multiple) * multiple))
+
+
+def pad(ids: Sequence[Sequence[int]], pad_id: int, width: Callable[[int], int] = lambda longest: longest) -> dict[str, Any]:
+    """Token ids of several rows as `input_ids` and `attention_mask`, int64 tensors [rows, width], padded on the right.
+
+    Args:
+        width: how wide, given the longest row.
 
     What was kept of an encoder instead of ids (`tasks/tuning/kept.py`), numbers of one length, becomes float32 [rows, width].
     """
     import torch
 
+    kept = isinstance(ids[0][0], float)
     longest = max(map(len, ids))
-    tokens = torch.full((len(ids), longest), pad_id, dtype=torch.float32 if isinstance(ids[0][0], float) else torch.long)
-    mask = torch.zeros((len(ids), longest), dtype=torch.long)
+    shape = len(ids), longest if kept else width(longest)
+    tokens = torch.full(shape, pad_id, dtype=torch.float32 if kept else torch.long)
+    mask = torch.zeros(shape, dtype=torch.long)
     for index, row in enumerate(ids):
         tokens[index, : len(row)] = torch.as_tensor(row)
         mask[index, : len(row)] = 1
     return {"input_ids": tokens, "attention_mask": mask}
 
 
-def collate(pad_id: int) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Makes a train batch of rows with `input_ids` and `label`."""
+def collate(pad_id: int, width: Callable[[int], int] = lambda longest: longest) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
+    """Makes a train batch of rows with `input_ids` and `label`, padded as `pad` does."""
 
     def batch(rows: list[dict[str, Any]]) -> dict[str, Any]:
         import torch
 
-        return pad([row["input_ids"] for row in rows], pad_id) | {"labels": torch.tensor([row["label"] for row in rows])}
+        return pad([row["input_ids"] for row in rows], pad_id, width) | {"labels": torch.tensor([row["label"] for row in rows])}
 
     return batch
 
@@ -155,11 +170,13 @@ def logits_of(
     """
     import torch
 
+    device = model.device.type
+    width = partial(even, most=max(lengths, default=0), device=device, dtype=dtype)
     model.eval()
     found = torch.zeros(len(lengths), model.config.num_labels)
-    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
-        for rows in by_tokens(lengths, TOKENS_A_BATCH[model.device.type]):
-            found[rows] = _forward(model, fetch(rows), pad_id)
+    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+        for rows in by_tokens([*map(width, lengths)], TOKENS_A_BATCH[device]):
+            found[rows] = _forward(model, fetch(rows), pad_id, width)
             told(len(rows))
     return found
 
@@ -211,15 +228,15 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in text for words in MEMORY_WORDS)
 
 
-def _forward(model: Any, ids: Sequence[Sequence[int]], pad_id: int) -> Any:
+def _forward(model: Any, ids: Sequence[Sequence[int]], pad_id: int, width: Callable[[int], int]) -> Any:
     """Logits of one batch; where memory runs out, of its halves."""
     import torch
 
     try:
-        batch = {name: tensor.to(model.device) for name, tensor in pad(ids, pad_id).items()}
+        batch = {name: tensor.to(model.device) for name, tensor in pad(ids, pad_id, width).items()}
         return model(**batch).logits.float().cpu()
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error) or len(ids) == 1:
             raise
     half = len(ids) // 2  # outside the `except`, which would hold on to the failed batch's tensors
-    return torch.cat([_forward(model, ids[:half], pad_id), _forward(model, ids[half:], pad_id)])
+    return torch.cat([_forward(model, part, pad_id, width) for part in (ids[:half], ids[half:])])

@@ -25,7 +25,7 @@ from tasks.device import Device
 from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, progress
 from tasks.tuning import checkpoints, together
-from tasks.tuning.batches import LikeLengths, collate, logits_of
+from tasks.tuning.batches import LikeLengths, collate, even, logits_of
 from tasks.tuning.methods import set_weights, trained_weights
 from tasks.tuning.objectives import label_weights, supervised
 
@@ -85,12 +85,14 @@ class LabelTrainer(Trainer):
     def __init__(
         self, model: Any, tuned: Tuned, device: Device, train: Dataset, dev: Dataset, pad_id: int, given: TrainingArguments
     ) -> None:
+        self.lengths = train["length"][:]
+        width = partial(even, most=max(self.lengths, default=0), device=device.name, dtype=device.dtype)
         super().__init__(
             model=model,
             args=given,
             train_dataset=together.Filled(train) if together.size() > 1 else train,
             eval_dataset=dev,
-            data_collator=collate(pad_id),
+            data_collator=collate(pad_id, width),
             compute_loss_func=partial(
                 supervised,
                 smoothing=tuned.label_smoothing,
@@ -105,7 +107,6 @@ class LabelTrainer(Trainer):
         self.evaluated_s = 0.0
         self.seconds_before = 0.0
         self.dev_logits: torch.Tensor | None = None  # of the newest evaluation
-        self.lengths = train["length"][:]
         self.mapped = Mapped(train.data.table, SCATTERED)
         self.owes_evaluation = False
         self.gives_up: Callable[[Sequence[float]], bool] | None = None  # asked after each evaluation, of all accuracies so far

@@ -1,12 +1,13 @@
 import hashlib
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tasks.config import ClassWeights
-from tasks.tuning.batches import LikeLengths, by_tokens, logits_of, out_of_memory, pad
+from tasks.tuning.batches import LikeLengths, by_tokens, even, logits_of, out_of_memory, pad
 from tasks.tuning.objectives import label_weights, supervised
 
 LENGTHS = random.Random(7).choices(range(3, 60), k=997)
@@ -52,6 +53,16 @@ def test_padding_is_on_the_right_and_masked() -> None:
     padded = pad([[5, 6, 7], [8]], pad_id=0)
     assert padded["input_ids"].tolist() == [[5, 6, 7], [8, 0, 0]]
     assert padded["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_in_bfloat16_on_the_cpu_few_widths_come_about_and_none_that_the_base_may_not_take() -> None:
+    widths = [even(tokens, 250, "cpu", "bfloat16") for tokens in range(1, 251)]
+    assert sorted(set(widths)) == [*range(16, 241, 16), 250]
+    assert all(tokens <= width for tokens, width in enumerate(widths, 1))
+    assert even(7, 250, "cpu", "float32") == even(7, 250, "cuda", "bfloat16") == 7
+    padded = pad([[5, 6, 7], [8]], 0, partial(even, most=250, device="cpu", dtype="bfloat16"))
+    assert padded["input_ids"].shape == (2, 16)
+    assert padded["attention_mask"].sum(-1).tolist() == [3, 1]
 
 
 def test_the_loss_in_parts_is_the_loss_of_the_whole_batch() -> None:

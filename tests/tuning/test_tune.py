@@ -151,7 +151,7 @@ def test_when_memory_runs_out_fewer_rows_go_at_once_at_the_same_effective_batch(
     recipe = Tuned(name="wide", targets=["q_lin"], epochs=1, batch_size=64)
     asked = job(recipe, tokens, base, home)
     command = [sys.executable, "-c", OUT_OF_MEMORY, json.dumps(asked), str(180 * 2**20)]
-    # What is freed must leave the address space, which is what is limited: no arenas of threads (64 MiB each), no tensor on the heap.
+    # What is freed must leave the address space, which is limited: no arenas of threads (64 MiB each), no tensor on the heap.
     giving_back = os.environ | {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(2**17)}
     done = subprocess.run(command, env=giving_back, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
