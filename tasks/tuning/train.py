@@ -83,6 +83,7 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     job = Job.model_validate(request)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # the base is on this machine already
     import numpy
+    from datasets import Dataset
 
     from tasks.data.tokenize import load_tokenizer
     from tasks.tuning import together
@@ -95,8 +96,12 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     together.take_device(device.name)
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
+    whole = job.share == 1 and not job.trial  # a curve's and a search's parts are meant to be short
+    few = few_steps(job.tuned, len(Dataset.load_from_disk(str(job.tokens / "train")))) if whole else []
+    for finding in few if together.is_first() else []:
+        logger.warning("train %s: %s", job.tuned.name, finding.message)
     trainer, before, findings = _within_memory(job, device, tokenizer)
-    findings += few_steps(job.tuned, len(trainer.train_dataset))
+    findings += few
     if trainer.pruned:
         put_back(trainer.model)
         facts = _facts(job, device, trainer, [], time.perf_counter() - started)
@@ -213,8 +218,6 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     compile_where_it_pays(model, steps)
-    for finding in few_steps(tuned, len(train)) if job.share == 1 and not job.trial else []:
-        logger.warning("train %s: %s", tuned.name, finding.message)
     with progress(f"train {tuned.name}", steps) as bar:
         trainer.add_callback(Watch(trainer, bar, job.save_every_s))
         trainer.resume()
