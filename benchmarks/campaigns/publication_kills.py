@@ -28,8 +28,8 @@ LANES = 8
 """Champions of their own that are published and killed side by side."""
 REQUESTS = 30
 """A process is killed at one of its first so many requests, or ends before."""
-ROLLBACKS = 0.3
-"""Share of rounds that roll back."""
+UNDISTURBED = 2
+"""Publications of a champion before the first kill: there must be a version to go back to."""
 LATEST_S = 0.02
 """A kill comes up to so much later than the request that sets it off."""
 
@@ -41,6 +41,7 @@ class Tally:
     kills: int = 0
     rounds: int = 0
     rollbacks: int = 0
+    rollback_kills: int = 0
     at: Counter[str] = field(default_factory=Counter)
     """Kills by what was under way."""
     invalid: list[str] = field(default_factory=list)
@@ -101,6 +102,8 @@ def run(options: Options) -> list[Figure]:
         def work(lane: int) -> None:
             registry, tally = registries[lane], tallies[lane]
             rng = Random(f"publication kills {options.seed} {lane}")
+            for _ in range(UNDISTURBED):
+                one_round(registry, rng, 0, tally)
             while tally.kills < wanted // lanes + (lane < wanted % lanes):
                 one_round(registry, rng, wanted // lanes + (lane < wanted % lanes), tally)
 
@@ -127,7 +130,7 @@ def figures(tally: Tally) -> list[Figure]:
     where = ", ".join(f"{what} {count}" for what, count in tally.at.most_common(6))
     return [
         Figure("kills", tally.kills, ">= 200", f"at {where}"),
-        Figure("rounds", tally.rounds, note=f"{tally.rollbacks} of them rollbacks"),
+        Figure("rounds", tally.rounds, note=f"{tally.rollbacks} rollbacks, {tally.rollback_kills} of the kills in them"),
         Figure("champions_not_valid_after_a_kill", len(tally.invalid), "== 0", "; ".join(tally.invalid[:3])),
         Figure("objects_half_visible", len(tally.half), "== 0", f"of {tally.looked} looked at after kills"),
         Figure("reruns_that_did_not_complete", len(tally.unfinished), "== 0", "; ".join(tally.unfinished[:3])),
@@ -140,7 +143,7 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
     """Kill a publication or a rollback until it ends, or there were kills enough."""
     tally.rounds += 1
     old = read_champion(registry.settings, registry.client, NAME)
-    name, target = f"round-{tally.rounds}", roll_target(registry, rng, old)
+    name, target = f"round-{tally.rounds}", roll_target(registry, rng, old, tally)
     tally.rollbacks += target is not None
     folder = registry.folder / name
     while True:
@@ -156,6 +159,7 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
         if process.exitcode != -signal.SIGKILL:
             break
         tally.kills += 1
+        tally.rollback_kills += target is not None
         tally.at[trap.caught] += 1
         look(registry, old, name, target, tally)
     now = read_champion(registry.settings, registry.client, NAME)
@@ -163,11 +167,11 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
         tally.unfinished.append(f"round {tally.rounds}: status {process.exitcode}, champion {now and now.contender}")
 
 
-def roll_target(registry: Registry, rng: Random, old: ChampionVersion | None) -> ChampionVersion | None:
-    """A version to go back to, now and then."""
-    if not old or rng.random() > ROLLBACKS:
+def roll_target(registry: Registry, rng: Random, old: ChampionVersion | None, tally: Tally) -> ChampionVersion | None:
+    """A version to go back to, in every other round."""
+    if not old or tally.rounds <= UNDISTURBED or tally.rounds % 2 == 0:
         return None
-    target = read_version(registry.client, NAME, rng.randint(1, old.version))
+    target = read_version(registry.client, NAME, rng.randint(1, old.version - 1))
     return target if target and target.sha256 != old.sha256 else None
 
 
