@@ -2,10 +2,8 @@
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -16,7 +14,7 @@ from tasks import child
 from tasks.prompting import limits
 from tasks.settings import Store
 from tasks.store import connect
-from tests.live import credentials, make_readable, prefect_server
+from tests.live import Patient, credentials, make_readable, prefect_server
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models are slower on many threads
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -50,25 +48,6 @@ def _settings() -> set[str]:
 def _new_endpoints() -> None:
     """What an endpoint asked for, such as an hour without requests, does not reach the next one on the same port."""
     limits._pacers.clear()
-
-
-class Patient(httpx.Client):
-    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done. What only reads
-    is also asked again where no answer comes: behind a long write it may wait for a minute."""
-
-    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        only_reads = request.method == "GET" or request.url.path.endswith(("/filter", "/count"))
-        for left in reversed(range(20)):
-            try:
-                answer = super().send(request, **options)
-            except httpx.ReadTimeout:
-                if not only_reads or not left:
-                    raise
-                continue
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                break
-            time.sleep(0.5)
-        return answer
 
 
 @pytest.fixture(scope="session")

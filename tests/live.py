@@ -37,6 +37,25 @@ def credentials(server: "LocalS3") -> dict[str, str]:
     return {"aws_access_key_id": server.access_key, "aws_secret_access_key": server.secret_key, "region_name": "us-east-1"}
 
 
+class Patient(httpx.Client):
+    """Asks again, as Prefect's own client does, where the server says 503: SQLite was busy, and nothing was done. What only reads
+    is also asked again where no answer comes: behind a long write it may wait for a minute."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        only_reads = request.method == "GET" or request.url.path.endswith(("/filter", "/count"))
+        for left in reversed(range(20)):
+            try:
+                answer = super().send(request, **options)
+            except httpx.ReadTimeout:
+                if not only_reads or not left:
+                    raise
+                continue
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(0.5)
+        return answer
+
+
 @contextmanager
 def running(command: list[str], env: dict[str, str], folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A process for the time of a `with`; its output lies in `folder`."""

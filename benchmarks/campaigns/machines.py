@@ -34,7 +34,7 @@ from tasks.config import BakeoffConfig
 from tasks.settings import Store
 from tasks.store import connect
 from tests.flows.test_bakeoff import BAKEOFF, CONFIG, slowly
-from tests.live import BIN, credentials, environment, make_readable, prefect_server, same
+from tests.live import BIN, Patient, credentials, environment, make_readable, prefect_server, same
 from tests.prompting.loopback import Say
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,7 @@ def fan_out(world: World, kill: Kill | None) -> Round:
     homes = {pool: world.folder / f"{name}-{pool}" for pool in (PARENT, *POOLS.values())}
     for pool, home in homes.items():
         world.start(home, pool, name)
-    with httpx.Client(base_url=world.api, timeout=60) as api:
+    with Patient(base_url=world.api, timeout=60) as api:
         await_workers(api, homes)
         started, taken_over = time.monotonic(), 0.0
         parent = begin(api)
@@ -276,7 +276,7 @@ def cancel(world: World) -> int:
     homes = {pool: world.folder / f"{name}-{pool}" for pool in (PARENT, *POOLS.values())}
     for pool, home in homes.items():
         world.start(home, pool, name)
-    with httpx.Client(base_url=world.api, timeout=60) as api:
+    with Patient(base_url=world.api, timeout=60) as api:
         await_workers(api, homes)
         before = {each["id"] for each in children(api)}
         parent = begin(api)
@@ -312,17 +312,9 @@ def children(api: httpx.Client) -> list[dict[str, Any]]:
 
 
 def ask(api: httpx.Client, path: str, body: dict[str, Any] | None = None) -> Any:
-    """What the server says; again while its database is busy, as Prefect's own client does. Not oftener than once a second."""
+    """What the server says; not oftener than once a second."""
     time.sleep(1)
-    for _ in range(60):
-        try:
-            answer = api.get(path) if body is None else api.post(path, json=body)
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
-                return answer.raise_for_status().json()
-        except httpx.TimeoutException:
-            continue
-        time.sleep(1)
-    raise RuntimeError(f"the Prefect server says nothing to {path}")
+    return (api.get(path) if body is None else api.post(path, json=body)).raise_for_status().json()
 
 
 def finish(api: httpx.Client, run: str, world: World) -> None:

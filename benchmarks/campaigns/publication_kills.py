@@ -14,7 +14,7 @@ from random import Random
 from tempfile import TemporaryDirectory
 
 from benchmarks.campaigns.figures import Figure, Options
-from benchmarks.campaigns.publisher import NAME, STORE, publish_one, roll_one_back, start
+from benchmarks.campaigns.publisher import NAME, STORE, publish_one, roll_one_back, start, status_of
 from benchmarks.campaigns.registry import Registry, opened, side_by_side
 from services.places import LivePlaces
 from tasks.errors import IntegrityError
@@ -154,17 +154,17 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
         else:
             process = start(publish_one, registry.settings, registry.env, registry.folder.parent / "made", folder, name)
         trap.process = process
-        process.join()
+        status = status_of(process)
         tally.again += sent_again(registry, first, there)
-        if process.exitcode != -signal.SIGKILL:
+        if status != -signal.SIGKILL:
             break
         tally.kills += 1
         tally.rollback_kills += target is not None
         tally.at[trap.caught] += 1
         look(registry, old, name, target, tally)
     now = read_champion(registry.settings, registry.client, NAME)
-    if process.exitcode or not now or not is_wanted(now, name, target):
-        tally.unfinished.append(f"round {tally.rounds}: status {process.exitcode}, champion {now and now.contender}")
+    if status or not now or not is_wanted(now, name, target):
+        tally.unfinished.append(f"round {tally.rounds}: status {status}, champion {now and now.contender}")
 
 
 def roll_target(registry: Registry, rng: Random, old: ChampionVersion | None, tally: Tally) -> ChampionVersion | None:

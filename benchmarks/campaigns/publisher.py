@@ -7,9 +7,10 @@ downloads and compares as ever, but predicts in the same process; that it works 
 import multiprocessing
 import os
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from services.places import LivePlaces
@@ -28,6 +29,8 @@ from tests.registry.making import NAME, make_champion, make_folder, make_publica
 STORE = "proxied"
 WAIT_S = 900
 """How long racers wait for each other."""
+_one_looks = Lock()
+"""Whoever starts a process looks at how all others are, and of two threads that look at one's end at once one finds nothing."""
 environment()  # looked at once, for all that are forked; and so is the description of S3:
 connect("warm", Store(bucket="warm", endpoint_url="http://127.0.0.1:9", region="us-east-1"))
 
@@ -37,8 +40,16 @@ def start(target: Callable[..., None], *args: Any) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     process = context.Process(target=target, args=args, daemon=True)
-    process.start()
+    with _one_looks:
+        process.start()
     return process
+
+
+def status_of(process: BaseProcess) -> int | None:
+    """Wait for the end of a process; how it ended."""
+    wait([process.sentinel])
+    with _one_looks:
+        return process.exitcode
 
 
 def publish_one(settings: Settings, env: Mapping[str, str], common: Path, folder: Path, name: str) -> None:
@@ -96,4 +107,4 @@ def started(settings: Settings, env: Mapping[str, str], racers: int) -> list[tup
     return found
 
 
-__all__ = ["NAME", "STORE", "ChampionVersion", "publish_one", "roll_one_back", "start", "started"]
+__all__ = ["NAME", "STORE", "ChampionVersion", "publish_one", "roll_one_back", "start", "started", "status_of"]

@@ -16,7 +16,7 @@ import psutil
 import yaml
 
 from deployments.stack import states
-from tests.live import environment, make_readable, same
+from tests.live import Patient, environment, make_readable, same
 
 ROOT = Path(__file__).parents[2]
 COMPARED = ("winner", "contenders", "comparison", "comparisons", "dataset")
@@ -44,7 +44,7 @@ class Site:
     @property
     def api(self) -> httpx.Client:
         """A client of the server."""
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}/api", timeout=60)
+        return Patient(base_url=f"http://127.0.0.1:{self.port}/api", timeout=60)
 
     def config(self, name: str) -> dict[str, Any]:
         """A bake-off whose training takes a while."""

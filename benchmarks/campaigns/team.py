@@ -22,7 +22,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from benchmarks.campaigns.figures import Figure, Options
-from tests.live import BIN, environment, make_readable, running
+from tests.live import BIN, Patient, environment, make_readable, running
 
 ROOT = Path(__file__).parents[2]
 HOME = "/var/lib/bakeoff"
@@ -103,7 +103,7 @@ class Team:
 
     def bake(self) -> dict[str, Any]:
         """A run of `bakeoff/cpu`: the verdict that it left in the worker's home."""
-        with httpx.Client(base_url=self.api, timeout=60) as api:
+        with Patient(base_url=self.api, timeout=60) as api:
             deployment = api.get("/deployments/name/bakeoff/cpu").raise_for_status().json()["id"]
             asked = api.post(f"/deployments/{deployment}/create_flow_run", json={"parameters": {"config": CONFIG}})
             run = asked.raise_for_status().json()["id"]
@@ -126,7 +126,7 @@ def run(_options: Options) -> list[Figure]:
             first = team.bake()
             refused = wrong_key_is_refused(team)
         with team.up():
-            with httpx.Client(base_url=team.api, timeout=60) as api:
+            with Patient(base_url=team.api, timeout=60) as api:
                 kept = api.post("/flow_runs/count", json={}).json()
                 twice = api.post("/deployments/count", json={}).json() - len({*names(api)})
             second = team.bake()
