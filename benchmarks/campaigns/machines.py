@@ -260,8 +260,8 @@ def kill_and_replace(world: World, api: httpx.Client, parent: str, home: Path, k
     dead = [each for each in children(api) if each["state_type"] == "RUNNING" and each["work_pool_name"] == pool]
     for each in dead:  # as the automation would that finds silent runs, a minute and a half later; another begins it again
         ask(api, f"/flow_runs/{each['id']}/set_state", {"state": {"type": "CRASHED"}, "force": True})
-    if len(dead) != 1:
-        raise RuntimeError(f"the killed machine had {len(dead)} runs: {dead}")
+    if not dead:  # it may have several: a contender each, of which one trains and the others wait for their turn
+        raise RuntimeError("the killed machine had no run")
     home = world.folder / f"{name}-{pool}-next"
     world.start(home, pool, name)
     log.info("killed the machine of %s while it was to %s", pool, what)
