@@ -76,7 +76,7 @@ class Trap:
         def hook(method: str, path: str) -> None:
             with self._lock:
                 self._seen += before
-                now = self._seen == self.at and before == self.before and not self.caught
+                now = 0 < self._seen == self.at and before == self.before and not self.caught
                 if now:
                     self.caught = f"{method} {path.split('/of/')[-1].split('/')[0]}"
             if now:
@@ -169,7 +169,7 @@ def one_round(registry: Registry, rng: Random, wanted: int, tally: Tally) -> Non
 
 def roll_target(registry: Registry, rng: Random, old: ChampionVersion | None, tally: Tally) -> ChampionVersion | None:
     """A version to go back to, in every other round."""
-    if not old or tally.rounds <= UNDISTURBED or tally.rounds % 2 == 0:
+    if not old or old.version == 1 or tally.rounds <= UNDISTURBED or tally.rounds % 2 == 0:
         return None
     target = read_version(registry.client, NAME, rng.randint(1, old.version - 1))
     return target if target and target.sha256 != old.sha256 else None

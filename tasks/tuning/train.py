@@ -96,9 +96,9 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     together.take_device(device.name)
     started = time.perf_counter()
     tokenizer, mended = load_tokenizer(job.base.path)
-    whole = job.share == 1 and not job.trial  # a curve's and a search's parts are meant to be short
-    few = few_steps(job.tuned, len(Dataset.load_from_disk(str(job.tokens / "train")))) if whole else []
-    for finding in few if together.is_first() else []:
+    rows = len(Dataset.load_from_disk(str(job.tokens / "train")))
+    few = few_steps(job.tuned, rows) if job.share == 1 else []  # a curve's parts are meant to be short
+    for finding in few if together.is_first() and not job.trial else []:  # of a search's trials only the chosen one's is told
         logger.warning("train %s: %s", job.tuned.name, finding.message)
     trainer, before, findings = _within_memory(job, device, tokenizer)
     findings += few

@@ -167,6 +167,8 @@ def test_search_seeds_and_learning_curve_share_their_trainings(
     assert made.sweep
     assert made.repeats
     assert made.curve
+    assert made.training
+    assert "few_steps" in {finding.kind for finding in made.training.findings}  # the chosen trial's, as without a search
     assert {trial.learning_rate for trial in made.sweep.trials} == {0.01, 0.002}
     assert made.repeats.dev_accuracy[0] == made.sweep.trials[made.sweep.chosen].dev_accuracy  # seed 42 is the search's
     assert [point.rows for point in made.curve.points] == [12, 24, 48, 96]

@@ -7,18 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import load_from_disk
 
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.child import run_child
 from tasks.config import Tuned, load_config
 from tasks.data.load import load
-from tasks.data.tokenize import tokenize
+from tasks.data.tokenize import load_tokenizer, tokenize
+from tasks.device import Device
 from tasks.errors import BadConfig, TrainingError
 from tasks.manifest import read_manifest
 from tasks.progress import listening
 from tasks.records import Arm, DatasetRecord, TokensRecord
 from tasks.settings import load_settings
-from tasks.tuning.train import few_steps
+from tasks.tuning import batches
+from tasks.tuning.train import Job, _attempt, few_steps
 from tasks.tuning.tune import tune
 from tasks.workspace import Workspace, file_sha256
 from tests.tiny_model import LABELS, make_base, make_dataset, make_tokens
@@ -129,6 +132,26 @@ def test_a_training_of_few_steps_is_told_with_what_would_help() -> None:
     assert "lower batch_size to 4" in found.message
     [found] = few_steps(RECIPE.model_copy(update={"epochs": 1, "batch_size": 4}), 161)
     assert found.message.endswith("batches of 4): raise epochs")
+
+
+def test_in_bfloat16_training_and_its_evaluation_take_few_widths(
+    tmp_path: Path, base: ResolvedBase, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 1, "batch_size": 4, "max_tokens": 128})
+    tokens = make_tokens(tmp_path / "tokens", base, make_dataset(tmp_path / "mixed", filler=(3, 70)))
+    widths, pad = set(), batches.pad
+
+    def noting(*given: Any) -> dict[str, Any]:
+        made = pad(*given)
+        widths.add(made["input_ids"].shape[1])
+        return made
+
+    monkeypatch.setattr(batches, "pad", noting)
+    asked = Job.model_validate(job(recipe, tokens, base, home))
+    _attempt(asked, Device("cpu", "bfloat16", "asked for"), load_tokenizer(base.path).tokenizer, 4)
+    longest = {max(load_from_disk(str(tokens.folder / split))["length"]) for split in ("train", "dev")}
+    assert len(widths) > 3
+    assert all(width % 16 == 0 or width in longest for width in widths)
 
 
 OUT_OF_MEMORY = """
