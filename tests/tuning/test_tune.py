@@ -147,6 +147,7 @@ def test_in_bfloat16_training_and_its_evaluation_take_few_widths(
         return made
 
     monkeypatch.setattr(batches, "pad", noting)
+    monkeypatch.setitem(batches.TOKENS_A_BATCH, "cpu", 200)
     asked = Job.model_validate(job(recipe, tokens, base, home))
     _attempt(asked, Device("cpu", "bfloat16", "asked for"), load_tokenizer(base.path).tokenizer, 4)
     longest = {max(load_from_disk(str(tokens.folder / split))["length"]) for split in ("train", "dev")}
