@@ -113,10 +113,10 @@ def even(tokens: int, most: int, device: str, dtype: str) -> int:
 def pad(ids: Sequence[Sequence[int]], pad_id: int, width: Callable[[int], int] = lambda longest: longest) -> dict[str, Any]:
     """Token ids of several rows as `input_ids` and `attention_mask`, int64 tensors [rows, width], padded on the right.
 
+    What was kept of an encoder instead of ids (`tasks/tuning/kept.py`), numbers of one length, becomes float32 [rows, length].
+
     Args:
         width: how wide, given the longest row.
-
-    What was kept of an encoder instead of ids (`tasks/tuning/kept.py`), numbers of one length, becomes float32 [rows, width].
     """
     import torch
 
