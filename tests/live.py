@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +21,24 @@ if TYPE_CHECKING:
     from services.s3 import LocalS3
 
 BIN = Path(sys.executable).parent
+PATIENCE_S = 180.0
+"""How long a test waits for what comes within seconds on a machine that does nothing else."""
 OWN_TO_A_RUN = {"run_id", "created", "reused", "spent_usd", "decision", "reason", "why"}
 TIMED = {"latency_ms", "latency_p50_ms", "cost_usd_per_1000", "usd_per_1000", "extra_usd_per_1000", "usd_per_point"}
 TIMED |= {"money", "pareto", "break_even", "route", "seconds", "peak_memory_bytes", "publish_bytes"}
+
+
+def eventually(there: Callable[[], Any], seconds: float = PATIENCE_S, every: float = 0.05) -> Any:
+    """What `there` gives once that is something.
+
+    Raises:
+        AssertionError: it gives nothing in all that time.
+    """
+    deadline = time.monotonic() + seconds
+    while not (found := there()):
+        assert time.monotonic() < deadline, "it did not come to be"
+        time.sleep(every)
+    return found
 
 
 def environment(**names: str) -> dict[str, str]:

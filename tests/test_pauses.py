@@ -1,7 +1,6 @@
 """A run that waits for a person, on a real Prefect server: its deployment's slot, and a server that is away."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -19,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Pending
 
 from tasks.orchestration.pauses import ask_person
+from tests.live import eventually
 from tests.registry.proxy import serve_proxy
 
 pytestmark = pytest.mark.slow
@@ -27,14 +27,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tasks.orchestration.pauses.PAUSE_POLL_S", 0.2)
-
-
-def eventually(there: Callable[[], Any]) -> None:
-    for _ in range(300):
-        if there():
-            return
-        time.sleep(0.1)
-    pytest.fail("it did not come to be")
 
 
 @contextmanager

@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from tasks.device import device_in_words
 from tasks.errors import Stopped
 from tasks.interrupt import interruptible
 from tasks.turns import training_turn, turn_name
-from tests.live import environment
+from tests.live import environment, eventually
 
 
 def active(api: httpx.Client) -> int:
@@ -32,10 +31,7 @@ WAITS = "another run trains, this one waits for its turn"
 
 
 def wait_for(text: str, caplog: pytest.LogCaptureFixture) -> None:
-    deadline = time.monotonic() + 60
-    while text not in caplog.text and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert text in caplog.text
+    eventually(lambda: text in caplog.text)
 
 
 def in_thread(server: str, folder: Path, begun: threading.Event, end: threading.Event) -> threading.Thread:

@@ -13,8 +13,8 @@ class Difference(Model):
     difference: float
     """The one's figure less the other's. Of accuracy and macro-F1 more is better, of the other two less."""
     interval: tuple[float, float] | None
-    """Of the difference, at 1 - alpha: Tango's for accuracy, else a BCa bootstrap of rows (of clusters, where there are any); null
-    where no resample differs from another."""
+    """Of the difference, at 1 - alpha: Tango's for accuracy, corrected for continuity; else a BCa bootstrap of rows (of clusters,
+    where there are any); null where no resample differs from another."""
     n: int
     """Rows that count: for calibration those on which both gave a probability."""
 

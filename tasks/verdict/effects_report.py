@@ -58,7 +58,7 @@ def markdown_effects(verdict: Verdict) -> list[str]:
         rows = [_markdown_cells(effect) for effect in verdict.effects if effect.endpoint == endpoint]
         title = [f"### On {escape(endpoint)}"] if _several(verdict) else []
         parts += [*title, markdown_table(MARKDOWN_COLUMNS, [[escape(cell) for cell in row] for row in rows])]
-    return [*parts, escape(f"{_legend(verdict)}; tokens of a row; intervals are Tango's, each by itself")]
+    return [*parts, escape(f"{_legend(verdict)}; tokens of a row; intervals are each by itself")]
 
 
 def prompt_facts(verdict: Verdict) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ import math
 from functools import lru_cache
 from statistics import NormalDist
 
-from tasks.verdict.statistics import Discordant
+from tasks.verdict.statistics import CONTINUITY, Discordant
 
 POWER = 0.8
 """The chance of a significant result that is planned for."""
@@ -57,7 +57,9 @@ def rows_to_bound(counts: Discordant, distance: float, alpha: float) -> int:
     """How many rows in all would show, with a chance of `POWER`, that a difference lies above a bound that is `distance` below what
     was seen; as `rows_wanted` for the rest."""
     gain = max(distance, SMALLEST)
-    return _by_the_normal(max((counts.only_first + counts.only_second) / counts.n, gain), gain, alpha)
+    rows = _by_the_normal(max((counts.only_first + counts.only_second) / counts.n, gain), gain, alpha)
+    # the interval is corrected for continuity:
+    return math.ceil(rows / 4 * (1 + math.sqrt(1 + 4 * CONTINUITY / (rows * gain))) ** 2)
 
 
 def _by_the_normal(discordant: float, gain: float, alpha: float) -> int:

@@ -7,7 +7,11 @@ resample is a weighted sum and both contenders are always drawn together.
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
+
+from tasks.evaluation.clusters import effective_clusters
+from tasks.verdict.statistics import degrees_of_freedom, quantile
 
 if TYPE_CHECKING:
     import numpy
@@ -32,6 +36,8 @@ class Sums:
     second: "numpy.ndarray"
     figure: Callable[[Any], Any]
     """From sums [..., k] to the figure [...]."""
+    sizes: "numpy.ndarray | None" = None
+    """Rows of each cluster; None where every row stands alone."""
 
     def difference(self) -> float:
         return float(self.figure(self.first.sum(axis=0)) - self.figure(self.second.sum(axis=0)))
@@ -40,11 +46,25 @@ class Sums:
         """The same with whole clusters in the place of rows."""
         if clusters is None:
             return self
-        return Sums(_gather(self.first, clusters), _gather(self.second, clusters), self.figure)
+        import numpy
+
+        return Sums(_gather(self.first, clusters), _gather(self.second, clusters), self.figure, numpy.bincount(clusters))
+
+    def degrees(self) -> float:
+        """Degrees of freedom of the difference's variance, by what it becomes without each row (or cluster) in turn: few where it
+        hangs on a few of them, such as the rows of a rare label."""
+        first, second = self.first.sum(axis=0), self.second.sum(axis=0)
+        without = self.figure(first - self.first) - self.figure(second - self.second)
+        most = float(len(self.first)) if self.sizes is None else effective_clusters(self.sizes)
+        return degrees_of_freedom(without - without.mean(), most)
 
 
 def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -> tuple[float, float] | None:
-    """The BCa interval of the difference at 1 - alpha (Efron 1987), by scipy; None where no resample differs from another."""
+    """The BCa interval of the difference at 1 - alpha (Efron 1987), by scipy; None where no resample differs from another.
+
+    What is drawn again spreads as a normal does, and knows nothing of how unsure its own spread is: the level is the normal's at
+    Student's quantile (as in Hesterberg 2015, The American Statistician 69:371-386), which for many rows is `alpha`.
+    """
     import numpy
     from scipy.stats import DegenerateDataWarning, bootstrap
 
@@ -58,6 +78,11 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
 
     if rows < 2:
         return None
+    with numpy.errstate(invalid="ignore", divide="ignore"):
+        degrees = sums.degrees()
+    if not degrees > 0:
+        return None
+    level = 2 * NormalDist().cdf(-quantile(1 - alpha / 2, degrees))
     with warnings.catch_warnings(), numpy.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)  # it comes back as an interval without bounds
         found = bootstrap(
@@ -66,7 +91,7 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
             n_resamples=resamples or max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_DRAWN // rows)),
             batch=max(1, AT_ONCE // rows),
             vectorized=True,
-            confidence_level=1 - alpha,
+            confidence_level=1 - level,
             method="BCa" if rows <= MOST_ROWS else "percentile",
             rng=numpy.random.default_rng(SEED),
         )

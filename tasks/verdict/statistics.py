@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TEST = "exact McNemar"
 CLUSTERED = "permutation of clusters"
 RESAMPLES = 9999
+CONTINUITY = 1.0
+"""Rows by which a difference of counts is drawn in before its interval is taken: half of the 2 by which it jumps (Edwards 1948,
+Psychometrika 13:185-187)."""
 Right: TypeAlias = "Sequence[bool] | numpy.ndarray"
 """Whether each row was right."""
 Clusters: TypeAlias = "Sequence[int] | numpy.ndarray | None"
@@ -78,7 +81,9 @@ def pair(first: Right, second: Right, clusters: Clusters = None) -> Pair:
     effect = design_effect(differences, codes)
     sums = numpy.bincount(codes, weights=differences)
     worth = Discordant(*(figure / effect for figure in counts))
-    return Pair(counts, worth, sums[sums != 0], sizes, _degrees(sums - differences.mean() * sizes, sizes))
+    return Pair(
+        counts, worth, sums[sums != 0], sizes, degrees_of_freedom(sums - differences.mean() * sizes, effective_clusters(sizes))
+    )
 
 
 def compare(
@@ -151,33 +156,38 @@ def permute_clusters(sums: "numpy.ndarray", resamples: int = RESAMPLES) -> float
     return float(found.pvalue)
 
 
-def _degrees(residuals: "numpy.ndarray", sizes: "numpy.ndarray") -> float:
-    """Degrees of freedom of a variance that is the sum of the clusters' squared residuals (Satterthwaite 1946, Biometrics Bulletin
-    2:110-114, a fourth moment being three squared variances). Where a few clusters make it up it could as well have come out much
-    smaller; it has no more than clusters of equal size that are worth the same."""
+def degrees_of_freedom(residuals: "numpy.ndarray", most: float) -> float:
+    """Of a variance that is the sum of squared residuals, one a row or cluster (Satterthwaite 1946, Biometrics Bulletin 2:110-114,
+    a fourth moment being three squared variances). Where a few make it up it could as well have come out much smaller.
+
+    Args:
+        most: how many of equal size those that the residuals are of are worth.
+    """
     squares = residuals**2
-    most = effective_clusters(sizes)
     spread = float((squares**2).sum())
     return min(most, 3 * float(squares.sum()) ** 2 / spread) - 1 if spread else most - 1
 
 
-def difference_interval(counts: Discordant, alpha: float, degrees: float = math.inf) -> tuple[float, float]:
-    """The score interval of the difference of two paired proportions, at 1 - alpha.
+def difference_interval(
+    counts: Discordant, alpha: float, degrees: float = math.inf, continuity: float = CONTINUITY
+) -> tuple[float, float]:
+    """The score interval of the difference of two paired proportions, at 1 - alpha, corrected for continuity.
 
     Tango T. (1998), Equivalence test and confidence interval for the difference in proportions for the paired-sample design,
     Statistics in Medicine 17:891-908. It stays within -1 and 1, has a width when no row differs, and keeps close to its level
     from a few dozen rows on (Fagerland, Lydersen and Laake 2014, Statistics in Medicine 33:2850-2875). It inverts McNemar's
-    asymptotic test, so it can just leave out 0 where the exact p-value is just above alpha: whoever decides asks for both.
+    asymptotic test; corrected, that is as strict as the exact one (about 1 / n wider on either side).
 
     Args:
         degrees: of freedom, where the variance comes from clusters: Student's t takes the place of the normal; none says nothing.
+        continuity: 0 for Tango's own.
     """
     if degrees <= 0:
         return -1.0, 1.0
-    z = _quantile(1 - alpha / 2, degrees)
+    z = quantile(1 - alpha / 2, degrees)
     difference = (counts.only_first - counts.only_second) / counts.n
-    low = _root(lambda delta: _score(counts, delta) - z, -1.0, difference) if difference > -1 else -1.0
-    high = _root(lambda delta: _score(counts, delta) + z, difference, 1.0) if difference < 1 else 1.0
+    low = _root(lambda delta: _score(counts, delta, continuity) - z, -1.0, difference) if difference > -1 else -1.0
+    high = _root(lambda delta: _score(counts, delta, continuity) + z, difference, 1.0) if difference < 1 else 1.0
     return low, high
 
 
@@ -201,7 +211,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _quantile(share: float, degrees: float) -> float:
+def quantile(share: float, degrees: float) -> float:
     """Of Student's t, or of the normal that it becomes."""
     if math.isinf(degrees):
         return NormalDist().inv_cdf(share)
@@ -210,14 +220,15 @@ def _quantile(share: float, degrees: float) -> float:
     return float(stdtrit(degrees, share))
 
 
-def _score(counts: Discordant, delta: float) -> float:
-    """Tango's score statistic for a true difference `delta`; it falls as `delta` grows."""
+def _score(counts: Discordant, delta: float, continuity: float) -> float:
+    """Tango's score statistic for a true difference `delta`; it never rises as `delta` grows."""
     b, c, n = counts
     linear = -b - c + (2 * n - b + c) * delta
     root = math.sqrt(max(linear**2 + 8 * n * c * delta * (1 - delta), 0.0))
     only_second = (root - linear) / (4 * n)  # its likeliest probability, given delta
     variance = n * (2 * only_second + delta * (1 - delta))
-    distance = b - c - n * delta
+    raw = b - c - n * delta
+    distance = math.copysign(max(abs(raw) - continuity, 0.0), raw)
     if variance > 0:
         return distance / math.sqrt(variance)
     return math.copysign(math.inf, distance) if distance else 0.0

@@ -1,7 +1,7 @@
 """What the server does by itself, on a real server: dead runs are found and begun again, people are told."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,8 +17,9 @@ from tasks.errors import BadConfig, BudgetReached
 from tasks.records import DatasetSummary, Decision, Verdict
 from tasks.settings import PREFECT_DEFAULTS
 from tests.deployments.receiver import Receiver
+from tests.live import eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 CONFIG = BakeoffConfig.model_validate({"name": "told", "dataset": "owner/name"})
 
@@ -40,14 +41,6 @@ def registered(server: str, receiver: Receiver) -> str:
         register(CONFIG, nightly=[], notify=["custom-webhook/people"])
     found = httpx.get(f"{server}/deployments/name/grade/gpu", timeout=60).raise_for_status()
     return str(found.json()["id"])
-
-
-def eventually(there: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := there()) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert found
-    return found
 
 
 def automations(api: httpx.Client) -> dict[str, list[dict[str, Any]]]:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from tasks.config import BakeoffConfig
 from tests.deployments.pages import opened_pages
 from tests.deployments.test_on_a_server import finish, logs, start
 from tests.deployments.test_worker import until
-from tests.live import environment, running
+from tests.live import environment, eventually, running
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 
 NAME = "by-form"
 TUNED = {"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.01, "epochs": 2, "max_tokens": 16}
@@ -56,14 +56,6 @@ def run_count(api: httpx.Client, deployment: str) -> int:
 def artifacts(api: httpx.Client, run: str) -> dict[str, Any]:
     found = api.post("/artifacts/filter", json={"flow_runs": {"id": {"any_": [run]}}}).raise_for_status().json()
     return {each["key"]: each["data"] for each in found}
-
-
-def eventually(there: Callable[[], bool]) -> None:
-    for _ in range(600):
-        if there():
-            return
-        time.sleep(0.25)
-    pytest.fail("it did not come to be")
 
 
 def publish_first(api: httpx.Client) -> None:
@@ -188,7 +180,7 @@ def working(server: str, home: Path, readable: Path, settings_file: Path, folder
 
 def answer(api: httpx.Client, run: str, **word: Any) -> None:
     """Once the form is there, which Prefect saves after it has paused the run."""
-    for _ in range(60):
+    for _ in range(240):
         done = api.post(f"/flow_runs/{run}/resume", json={"run_input": word}).raise_for_status().json()
         if done["status"] == "ACCEPT" or "schema not found" not in done["details"]["reason"]:
             break

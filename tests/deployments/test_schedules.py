@@ -65,7 +65,7 @@ def due(api: httpx.Client, deployment: str, minutes_ago: int) -> str:
 
 
 def ended(api: httpx.Client, runs: list[str]) -> list[dict[str, Any]]:
-    for _ in range(200):
+    for _ in range(600):
         found = [dict(api.get(f"/flow_runs/{run}").raise_for_status().json()) for run in runs]
         if all(each["state_type"] in ENDS for each in found):
             return found

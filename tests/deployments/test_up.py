@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from deployments.up import Wish, pools_here, up
 from tasks.config import BakeoffConfig
 from tasks.errors import MissingPart
 from tests.deployments.receiver import Receiver
-from tests.live import environment
+from tests.live import environment, eventually
 
 SLOW_TO_STOP = """
 import pathlib, signal, sys, time
@@ -59,7 +58,7 @@ class Small(Stack):
     def begin(self) -> list[int]:
         """Start them; the process ids, once all of them listen."""
         self.start()
-        until(lambda: all((self.home / f"{program.name}.ready").exists() for program in self.programs()))
+        eventually(lambda: all((self.home / f"{program.name}.ready").exists() for program in self.programs()))
         return [each["pid"] for each in states(self.home).values()]
 
 
@@ -71,13 +70,6 @@ def small(tmp_path: Path) -> Iterator[Small]:
     stop(tmp_path)
 
 
-def until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not there():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
-
-
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -85,7 +77,6 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_one_command_starts_everything_again_changes_nothing_and_one_command_stops_it(command: Command, tmp_path: Path) -> None:
     home, port, config = tmp_path / "home", free_port(), tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"name": "mine", "dataset": "owner/name"}))
@@ -134,7 +125,7 @@ def test_what_a_killed_supervisor_left_running_is_ended_workers_first_before_ano
     first, supervisor = small.begin(), supervisor_of(small.home)
     assert supervisor
     supervisor.kill()
-    until(lambda: supervisor_of(small.home) is None)
+    eventually(lambda: supervisor_of(small.home) is None)
     assert [name for name, _ in left_over(small.home)] == ["worker-cpu", "server"]
     with pytest.raises(MissingPart, match=str(first[0])):
         small.start()

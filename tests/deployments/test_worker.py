@@ -21,7 +21,7 @@ from deployments.register import register
 from tasks.child import GRACE_S
 from tasks.config import BakeoffConfig
 from tasks.tuning.checkpoints import COMPLETE
-from tests.live import environment, running
+from tests.live import environment, eventually, running
 
 CONFIG: dict[str, Any] = {
     "name": "stopped",
@@ -45,24 +45,17 @@ def working(server: str, home: Path, readable: Path) -> Iterator["subprocess.Pop
         yield process
 
 
-def told(api: httpx.Client, run: str) -> list[str]:
-    query = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
-    return [line["message"][:300] for line in api.post("/logs/filter", json=query).json()]
-
-
 def until(api: httpx.Client, run: str, state: str) -> dict[str, Any]:
-    for _ in range(750):
+    def there() -> dict[str, Any] | None:
         found = dict(api.get(f"/flow_runs/{run}").raise_for_status().json())
-        if found["state_name"] == state:
-            return found
-        if found["state_type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
-            pytest.fail("\n".join([f"the run ended in {found['state']}; it told:", *told(api, run)]))
-        time.sleep(0.2)
-    pytest.fail(f"the run did not become {state}: {found['state']}")
+        if found["state_name"] != state and found["state_type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}:
+            pytest.fail(f"the run ended in {found['state']}; it told:\n{logs(api, run)}")
+        return found if found["state_name"] == state else None
+
+    return dict(eventually(there, every=0.2))
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_back_and_the_next_one_goes_on(
     server: str, api: httpx.Client, readable: Path, tmp_path: Path
 ) -> None:
@@ -74,10 +67,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_bac
     run = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
     with working(server, home, readable) as process:
         training = home / "workspace" / "inprogress" / "train"
-        for _ in range(600):
-            if any(training.glob("*/checkpoints/*")):
-                break
-            time.sleep(0.1)
+        eventually(lambda: any(training.glob("*/checkpoints/*")))
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
         assert process.wait(GRACE_S + 20) == 0
@@ -88,11 +78,7 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_bac
     with working(server, home, readable):
         until(api, run, "Running")
         assert api.get(f"/flow_runs/{run}").json()["run_count"] == 2
-        for _ in range(600):
-            if "training goes on from its checkpoint" in logs(api, run):
-                break
-            time.sleep(0.2)
-    assert "training goes on from its checkpoint" in logs(api, run)
+        eventually(lambda: "training goes on from its checkpoint" in logs(api, run), every=0.2)
     api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLED"}, "force": True}).raise_for_status()
 
 

@@ -20,7 +20,7 @@ from tests.live import credentials
 from tests.prompting.loopback import Loopback, Say, completion
 from tests.tiny_model import GOOD
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 CONFIG = BakeoffConfig.model_validate(
     {
         "name": "begun-again",

@@ -21,7 +21,7 @@ from tests.live import BIN, environment
 from tests.prompting.loopback import Loopback, Say
 from tests.tiny_model import examples
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 ROWS = 40
 Start = Callable[..., "subprocess.Popen[str]"]
 

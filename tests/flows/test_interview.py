@@ -28,7 +28,7 @@ from tests.prompting.asking import interviewer, small_dataset
 from tests.prompting.conftest import make_endpoint
 from tests.prompting.loopback import Loopback
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 QUESTIONS = ["What makes a film <b>good</b>, {{ 7 * 7 }}?", "And what of the actors?"]
 
 

@@ -26,7 +26,7 @@ from tests.live import BIN, environment
 from tests.prompting.loopback import Loopback, Say, right_answer
 from tests.tiny_model import make_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 Start = Callable[..., "subprocess.Popen[str]"]
 ROWS = 60
 

@@ -14,7 +14,7 @@ import yaml
 
 from tests.live import BIN, environment, same
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 CONFIG: dict[str, Any] = {
     "name": "again",
     "dataset": {"source": "rows.csv", "near_duplicates": 0},

@@ -13,7 +13,7 @@ import pytest
 from tests.hub.conftest import MODEL, World
 from tests.hub.standin import Repository
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.slow
 NO_HUB = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
 RESOLVE = """
 import json, sys

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from services.keeper import Service, State, environment, shared
 from tasks.errors import StoreError
+from tests.live import eventually
 
 SERVER = """
 import os
@@ -73,13 +73,6 @@ def starts(service: Service) -> int:
     return len((service.folder / "starts").read_text())
 
 
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.02)
-
-
 def test_processes_that_come_at_once_share_one_server(service: Service) -> None:
     users = [start_user(service) for _ in range(3)]
     servers = {server_of(user)["pid"] for user in users}
@@ -106,7 +99,7 @@ def test_it_runs_while_anyone_uses_it_and_stops_after_the_last(service: Service)
             pass
         time.sleep(1)
         assert lives(outer)
-    until(lambda: not lives(outer))
+    eventually(lambda: not lives(outer))
     assert not (service.folder / "state.json").exists()
 
 
@@ -115,7 +108,7 @@ def test_a_killed_user_counts_no_more(service: Service) -> None:
     state = server_of(user)
     user.kill()
     user.communicate()
-    until(lambda: not lives(state))
+    eventually(lambda: not lives(state))
 
 
 def test_a_forked_child_that_outlives_its_user_does_not_keep_it(service: Service) -> None:
@@ -125,7 +118,7 @@ def test_a_forked_child_that_outlives_its_user_does_not_keep_it(service: Service
             time.sleep(60)
             os._exit(0)
     try:
-        until(lambda: not lives(state))
+        eventually(lambda: not lives(state))
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -148,7 +141,7 @@ def test_a_forked_child_that_leaves_the_with_leaves_it_to_its_parent(service: Se
 def test_a_killed_server_is_replaced(service: Service) -> None:
     with shared(service) as first:
         os.kill(first["pid"], signal.SIGKILL)
-        until(lambda: not lives(first))
+        eventually(lambda: not lives(first))
         with shared(service) as second:
             assert second["pid"] != first["pid"]
             assert lives(second)
@@ -168,7 +161,7 @@ def test_one_that_hangs_is_ended_and_replaced(service: Service, monkeypatch: pyt
 def test_sigterm_stops_it_although_it_is_used(service: Service) -> None:
     with shared(service) as state:
         os.kill(state["pid"], signal.SIGTERM)
-        until(lambda: not lives(state))
+        eventually(lambda: not lives(state))
         assert not (service.folder / "state.json").exists()
 
 
@@ -184,7 +177,7 @@ def test_its_folder_may_vanish(service: Service) -> None:
 
     with shared(service) as state:
         shutil.rmtree(service.folder)
-        until(lambda: not lives(state))
+        eventually(lambda: not lives(state))
 
 
 def test_ctrl_c_in_the_terminal_does_not_reach_it(service: Service) -> None:

@@ -4,10 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pytest
 from services import s3 as module
 from services.s3 import LocalS3, start_s3
 from tasks.errors import MissingPart
+from tests.live import eventually
 
 USER = """
 import sys
@@ -57,13 +57,6 @@ def lives(number: int) -> bool:
         return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.05)
 
 
 def stopped(home: Path) -> bool:
@@ -170,7 +163,7 @@ def test_it_stops_when_its_user_is_killed(tmp_path: Path) -> None:
     process, _ = user(tmp_path)
     process.kill()
     process.communicate()
-    until(lambda: stopped(tmp_path))
+    eventually(lambda: stopped(tmp_path))
     assert not list((tmp_path / "s3" / "users").iterdir())
 
 
@@ -180,7 +173,7 @@ def test_data_survives_a_kill_of_the_server_and_the_next_user_gets_a_new_one(tmp
         client(first).put_object(Bucket="shelf", Key="kept", Body=b"kept")
         server = pid(tmp_path, "server.lock")
         os.kill(server, signal.SIGKILL)
-        until(lambda: not lives(server))
+        eventually(lambda: not lives(server))
         with start_s3(tmp_path) as second:
             assert second.access_key != first.access_key
             assert client(second).get_object(Bucket="shelf", Key="kept")["Body"].read() == b"kept"
@@ -191,12 +184,12 @@ def test_a_killed_keeper_leaves_no_orphan_and_is_replaced(tmp_path: Path) -> Non
         server = pid(tmp_path, "server.lock")
         os.kill(pid(tmp_path, "keeper.lock"), signal.SIGKILL)
         if sys.platform == "linux":
-            until(lambda: not lives(server))
+            eventually(lambda: not lives(server))
         with start_s3(tmp_path) as second:
             assert second.access_key != first.access_key
             client(second).list_buckets()
         assert not lives(server)
-    until(lambda: stopped(tmp_path))
+    eventually(lambda: stopped(tmp_path))
 
 
 def test_without_seaweedfs_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

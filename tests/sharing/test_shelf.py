@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +15,8 @@ from tasks.sharing.growing import SNAPSHOT, Growing
 from tasks.sharing.shelf import Shelf
 from tasks.store import StoreClient
 from tasks.workspace import Building, NotMade, Workspace
-from tests.live import environment
+from tests.live import environment, eventually
 from tests.sharing.machine import STAGE, Steps, machine, make, steps_of
-
-
-def until(there: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not there():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.02)
 
 
 def age(client: StoreClient, key: str) -> float:
@@ -82,7 +74,7 @@ def test_a_machine_that_is_killed_in_mid_build_is_followed_by_one_that_goes_on_w
 ) -> None:
     homes = [tmp_path / name for name in ("killed", "next")]
     killed = start(homes[0], shared, 8, 0.3)
-    until(lambda: len(steps_of(homes[0] / "made")) >= 4)
+    eventually(lambda: len(steps_of(homes[0] / "made")) >= 4)
     waiting = start(homes[1], shared, 8, 0.0)  # while the first one lives, it waits
     time.sleep(0.5)
     os.kill(killed.pid, signal.SIGKILL)
@@ -153,7 +145,7 @@ def test_while_a_stopped_build_is_sent_its_claim_is_renewed_and_the_end_of_the_r
         end.start()
         for _ in range(2):
             beat = client.read(key)
-            until(lambda beat=beat: client.read(key) != beat)  # type: ignore[misc]
+            eventually(lambda beat=beat: client.read(key) != beat)  # type: ignore[misc]
         assert (end.is_alive(), len(sent)) == (True, 1)
         go.set()
         end.join(30)
@@ -173,7 +165,7 @@ def test_a_worker_that_was_not_heard_of_loses_its_claim_stops_and_commits_nothin
         held = shelf_of(a)._held[0]
         thief = Claim(client, held.claim.key, 3600)
         with held.claim._lock:  # no renewal meanwhile
-            until(lambda: not thief.take())
+            eventually(lambda: not thief.take())
         kept.set()
         return Steps(count=1)
 
@@ -228,7 +220,7 @@ def test_a_snapshot_that_was_sent_unheard_is_not_taken_for_anothers(shared: Sett
 def test_of_many_that_try_to_take_a_stale_claim_one_has_it(shared: Settings, client: StoreClient) -> None:
     dead = Claim(client, client.key("workspace", "claims", "x.json"), lease_s=1)
     assert dead.take() == ""
-    until(lambda: age(client, dead.key) > 2)
+    eventually(lambda: age(client, dead.key) > 2)
     takers = [Claim(client, dead.key, lease_s=60) for _ in range(8)]
     told: list[str] = []
     threads = [threading.Thread(target=lambda taker=taker: told.append(taker.take())) for taker in takers]

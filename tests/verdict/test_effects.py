@@ -90,7 +90,7 @@ def test_equal_answers_are_a_null_and_shown_as_one():
     assert effect_words(found).startswith("no difference found: +0.0 [-")
     text = shown(with_effects(prompted("plain"), prompted("persona", "persona")))
     line = next(line for line in text.splitlines() if line.startswith("persona"))
-    assert "no difference found: +0.0 [-16.1, +16.1]" in line
+    assert "no difference found: +0.0 [-23.6, +23.6]" in line
     assert line.split()[-2:] == ["—", "+0.0"]
 
 

@@ -17,9 +17,20 @@ def test_published_example_by_mcnemar():
 
 
 def test_published_examples_by_tango():
-    assert difference_interval(CAVO, 0.05) == pytest.approx((-0.1240, -0.0054), abs=5e-5)
+    assert difference_interval(CAVO, 0.05, continuity=0) == pytest.approx((-0.1240, -0.0054), abs=5e-5)
     bentur = Discordant(1, 7, 21)  # airway hyper-responsiveness before and after transplantation, the same paper's other example
-    assert difference_interval(bentur, 0.05) == pytest.approx((-0.517, -0.026), abs=5e-4)
+    assert difference_interval(bentur, 0.05, continuity=0) == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+def test_corrected_for_continuity_the_interval_leaves_out_0_only_where_the_exact_test_finds_a_difference():
+    agreed = 0
+    for b in range(60):
+        for c in range(60):
+            low, high = difference_interval(Discordant(b, c, 400), 0.05)
+            left_out, found = not low <= 0 <= high, mcnemar(Discordant(b, c, 400)) < 0.05
+            assert found or not left_out, (b, c)
+            agreed += found == left_out
+    assert agreed > 0.98 * 3600
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (1, 0), (0, 7), (5, 5), (12, 30), (200, 150)])
@@ -50,17 +61,20 @@ def test_the_interval_holds_the_difference_and_stays_within_bounds():
 
 def test_no_differing_row_gives_no_evidence_but_a_width():
     z2 = 1.959963984540054**2
-    assert mcnemar(Discordant(0, 0, 50)) == 1
-    assert difference_interval(Discordant(0, 0, 50), 0.05) == pytest.approx((-z2 / (50 + z2), z2 / (50 + z2)))
+    nothing = Discordant(0, 0, 50)
+    assert mcnemar(nothing) == 1
+    assert difference_interval(nothing, 0.05, continuity=0) == pytest.approx((-z2 / (50 + z2), z2 / (50 + z2)))
+    low, high = difference_interval(nothing, 0.05)
+    assert (low, (50 * high - 1) ** 2) == pytest.approx((-high, z2 * 50 * high * (1 - high)))
 
 
 @pytest.mark.parametrize(("n", "only_first", "only_second"), [(50, 0.2, 0.1), (100, 0.05, 0.05), (200, 0.12, 0.03)])
-def test_95_percent_intervals_cover_the_truth_about_95_percent_of_the_time(n, only_first, only_second):
+def test_95_percent_intervals_cover_the_truth_95_percent_of_the_time_and_not_much_more(n, only_first, only_second):
     random = np.random.default_rng(1)
     draws = random.multinomial(n, [only_first, only_second, 1 - only_first - only_second], size=1500)
     intervals = [difference_interval(Discordant(int(b), int(c), n), 0.05) for b, c, _ in draws]
     covered = np.mean([low <= only_first - only_second <= high for low, high in intervals])
-    assert 0.93 <= covered <= 0.975
+    assert 0.95 <= covered <= 0.99
 
 
 def test_equal_contenders_differ_significantly_at_most_5_percent_of_the_time():
