@@ -54,7 +54,7 @@ RECIPE = Tuned(
     targets=["query", "value"],
     learning_rate=1e-3,
     batch_size=4,
-    epochs=3,
+    epochs=6,
     max_tokens=512,
     truncation_side=TruncationSide.LEFT,
 )
@@ -281,7 +281,7 @@ def measure_head(bench: Bench, slices: int) -> dict[str, Any]:
     for number in range(slices):
         folder = bench.part(number, bench.slice_rows)
         with TemporaryDirectory() as name:
-            trainer, head = train_bakeoff(bench, folder, Path(name), method=Method.HEAD, targets=[], calibrate=False)
+            trainer, head = train_bakeoff(bench, folder, Path(name), method=Method.HEAD, targets=[], epochs=3, calibrate=False)
             from tasks.tuning.kept import put_back
 
             put_back(trainer.model)
@@ -437,6 +437,9 @@ def run_curves(bench: Bench, seed: int, until: float) -> dict[str, Any]:
     home.mkdir(parents=True, exist_ok=True)
     kept = home / "curves.json"
     curves: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"plain": [], "bakeoff": [], "right": {}}
+    if curves.get("recipe") != RECIPE.model_dump(mode="json"):
+        curves["recipe"] = RECIPE.model_dump(mode="json")
+        curves["right"].pop("bakeoff", None)  # of another recipe
     for side, run in (("bakeoff", _bakeoff_curve), ("plain", _plain_curve)):
         if side not in curves["right"] and time.monotonic() < until:
             run(bench, seed, home, curves, until)
