@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from tasks.config.contenders import Grader, Hybrid, Trivial
 from tasks.config.data import BUILT_IN_SLICES, Dataset, Kind
-from tasks.config.gate import Budget, Gate, Use
+from tasks.config.gate import Budget, Gate, Metric, Use
 from tasks.config.part import Name, Part, slug_of
 from tasks.config.pools import Pools
 from tasks.config.prompting import FREE_TEXT, Interview, Order, Prompt, Task, Technique
@@ -111,6 +111,10 @@ class BakeoffConfig(Part):
                     )
         if not free:
             return
+        if "label" in self.gate.slices:
+            raise ValueError("gate.slices names label, but dataset.kind is generation, whose rows have none: remove it")
+        if self.gate.metric is Metric.MACRO_F1:
+            raise ValueError("gate.metric macro_f1 is a mean over labels, but dataset.kind is generation: set accuracy")
         if Trivial.TFIDF in self.trivial:
             raise ValueError("trivial tfidf names labels, but dataset.kind is generation: keep majority")
         if self.hybrids:

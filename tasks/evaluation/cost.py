@@ -59,11 +59,15 @@ def money_of(contender: ContenderRecord, predictions: PredictionsRecord, rows: S
 
 
 def training_usd(contender: ContenderRecord, settings: Settings) -> float | None:
-    """Dollars for the hours that training took; 0 where nothing was trained on a device for long, None where it is not known (a
-    champion from the store brings no record of it)."""
-    if contender.training is None:
+    """Dollars for the hours that training took: all trials of a search and all seeds, but no learning curve. 0 where nothing was
+    trained on a device for long, None where it is not known (a champion from the store brings no record of it)."""
+    facts, sweep, repeats = contender.training, contender.sweep, contender.repeats
+    if facts is None:
         return None if contender.arm in (Arm.TUNED, Arm.HYBRID) else 0.0
-    return settings.time_usd(contender.training.device, contender.training.seconds)
+    seconds = max(repeats.seconds, facts.seconds) if repeats else facts.seconds
+    if sweep:
+        seconds += sweep.seconds - sweep.trials[sweep.chosen].seconds  # the chosen trial is the contender's training
+    return settings.time_usd(facts.device, seconds)
 
 
 def spread_training(money: Money, use: Use) -> Money:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tasks.grading.judge import Judge
     from tasks.prompting.budget import Cap
 
-STAGE = Stage("scores", 3, ("tasks.evaluation.scores", "tasks.evaluation.cost", "tasks.evaluation.clusters", "tasks.metrics"))
+STAGE = Stage("scores", 4, ("tasks.evaluation.scores", "tasks.evaluation.cost", "tasks.evaluation.clusters", "tasks.metrics"))
 SCORED: tuple[Split, ...] = ("dev", "test")
 
 

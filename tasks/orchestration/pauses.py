@@ -96,7 +96,7 @@ def ask_person(question: str, seconds: float, key: str) -> str | None:
 def _evidence(verdict: Verdict, hours: float) -> str:
     """What a person is to know before a word that publishes."""
     lines = [
-        f"{'*' if line.name == verdict.winner else ' '} {line.name}: {100 * line.test.accuracy:.1f} % on {line.test.n} test rows"
+        f"{'*' if line.name == verdict.winner else ' '} {line.name}: {line.test.told(verdict.metric)} on {line.test.n} test rows"
         for line in verdict.contenders
     ]
     asked = f"May {verdict.winner} become champion of {verdict.name}? Without a word within {hours:g} hours nothing is published."

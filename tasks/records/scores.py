@@ -1,5 +1,6 @@
 """How good a contender is, how fast, and what it costs."""
 
+from tasks.config import Metric
 from tasks.records.base import Arm, Model, Record
 
 
@@ -26,6 +27,14 @@ class Scores(Model):
     """Expected calibration error, over the same rows; null likewise."""
     cost_usd_per_1000: float | None
     latency_ms: Latency
+
+    def by(self, metric: str) -> float | None:
+        """The figure of the gate's metric; None where it cannot be had."""
+        return self.macro_f1 if metric == Metric.MACRO_F1 else self.accuracy
+
+    def told(self, metric: str) -> str:
+        """The same in words: `79.2 %`, or `71.0 % macro-F1`."""
+        return f"{100 * (self.by(metric) or 0.0):.1f} %{' macro-F1' if metric == Metric.MACRO_F1 else ''}"
 
 
 class Money(Model):

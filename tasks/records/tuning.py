@@ -113,6 +113,8 @@ class Repeats(Model):
     """Standard deviation over the seeds (of a sample)."""
     chosen: int
     """The seed whose training is the contender: the best on dev, of equally good ones the first."""
+    seconds: float = 0.0
+    """Of all trainings together; 0 in records of earlier releases."""
 
 
 class CurvePoint(Model):

@@ -432,6 +432,8 @@ def _memory_file(settings: Settings, store_name: str, name: str) -> Path:
 
 
 def _identity(settings: Settings, store_name: str) -> str:
-    """Which pointers a store's name leads to, without the port of an embedded server."""
+    """Which pointers a store's name leads to, without the port of an embedded server; with the endpoint that the environment names
+    where the settings name none, as boto3 has it."""
     store = settings.store(store_name)
-    return digest([store.service or store.endpoint_url, store.bucket, store.prefix])
+    named = store.endpoint_url or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return digest([store.service or named, store.bucket, store.prefix])

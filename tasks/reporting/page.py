@@ -5,6 +5,7 @@ from pathlib import Path
 
 from tasks.records import Verdict
 from tasks.reporting.evidence import find_evidence
+from tasks.reporting.markdown import markdown_page
 from tasks.reporting.parts import Page
 from tasks.reporting.pictures import find_pictures
 from tasks.reporting.records import Evidence, KeptRun
@@ -25,40 +26,49 @@ from tasks.workspace import Workspace, write_durably
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_report(folder: Path, workspace: Workspace, to: Path | None = None) -> Path:
-    """Write the report of the run that lies in `folder`, beside its verdict or to another file.
-
-    Pictures and what the rows show are kept in the workspace: only the page itself is written anew.
+def read_page(folder: Path, workspace: Workspace) -> Page:
+    """What the report of the run that lies in `folder` tells. Pictures and what the rows show are kept in the workspace.
 
     Raises:
         IntegrityError: what was kept of the run cannot be read.
     """
     verdict, kept = read_verdict(folder), read_kept(folder)
     evidence = find_evidence(kept, workspace) if kept else None
-    target = to or folder / REPORT
+    return page_of(verdict, kept, evidence, find_pictures(verdict, evidence, workspace))
+
+
+def write_report(folder: Path, workspace: Workspace, to: Path | None = None) -> Path:
+    """Write the report of the run that lies in `folder`, beside its verdict or to another file.
+
+    Raises:
+        IntegrityError: what was kept of the run cannot be read.
+    """
+    return write_page(read_page(folder, workspace), to or folder / REPORT)
+
+
+def write_page(page: Page, target: Path) -> Path:
+    """Write a page as one HTML file."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(target, render(page_of(verdict, kept, evidence, find_pictures(verdict, evidence, workspace))))
+    write_durably(target, render(page))
     return target
 
 
-def markdown_place(report: Path, run_id: str, shared: str) -> str:
-    """Where a report lies, for the run's page in Prefect: a browser opens no file of another machine.
+def markdown_report(page: Page, report: Path, run_id: str, shared: str) -> str:
+    """The report for the run's page in Prefect, and where the file with its pictures lies: a browser opens no file of another
+    machine.
 
     Args:
         shared: its address in a workspace that machines share; empty where there is none.
     """
     ways = [
-        f"One HTML file, `{REPORT}`, with all figures, pictures and the rows on which contenders disagree.",
+        f"With its pictures it is one HTML file, `{REPORT}`.",
         f"On the machine `{socket.gethostname()}` it lies at:",
         f"    {report}",
         "There this writes it anew, wherever you want it:",
         f"    bakeoff report {run_id} --to {run_id[:8]}.html",
     ]
     ways += ["From any machine that reaches the workspace's store:", f"    aws s3 cp {shared} ."] if shared else []
-    return (
-        "\n\n".join(["# The report", *ways, "The same story stands on this page, as the artifacts `verdict` and `contenders`."])
-        + "\n"
-    )
+    return "\n\n".join([markdown_page(page), "## The report as a file", *ways]) + "\n"
 
 
 def page_of(verdict: Verdict, kept: KeptRun | None, evidence: Evidence | None, pictures: dict[str, str]) -> Page:

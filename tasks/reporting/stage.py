@@ -10,8 +10,8 @@ from tasks.evaluation.scores import Evaluation
 from tasks.orchestration.page import show_markdown
 from tasks.orchestration.stages import stage
 from tasks.records import ContenderRecord, DatasetRecord, Judgement, TokensRecord, Verdict
-from tasks.reporting.page import markdown_place, write_report
-from tasks.reporting.runs import keep_run, runs_folder
+from tasks.reporting.page import markdown_report, read_page, write_page
+from tasks.reporting.runs import REPORT, keep_run, runs_folder
 from tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
@@ -27,20 +27,20 @@ def page(
     judgement: Judgement,
     workspace: Workspace,
 ) -> Path:
-    """Keep what a report needs beside the verdict, write the report, and say on the run's page where it lies.
+    """Keep what a report needs beside the verdict, write the report, and show it on the run's page.
 
     A report that cannot be drawn does not undo what was decided and published: the log says why, and which command tries again.
     """
     keep_run(verdict.run_id, config, dataset, evaluated, tokens, judgement, workspace.root)
     folder = runs_folder(workspace.root) / verdict.run_id
     try:
-        written = write_report(folder, workspace)
+        told = read_page(folder, workspace)
+        written = write_page(told, folder / REPORT)
     except Exception:
         logger.exception("the report could not be written; once that is mended: bakeoff report %s", verdict.run_id)
         return folder
-    show_markdown(
-        f"report {verdict.name}", markdown_place(written, verdict.run_id, _shared(written, workspace)), "Where the report lies"
-    )
+    shown = markdown_report(told, written, verdict.run_id, _shared(written, workspace))
+    show_markdown(f"report {verdict.name}", shown, "The report, and where it lies as a file with its pictures")
     return written
 
 

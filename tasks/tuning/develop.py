@@ -70,6 +70,7 @@ def repeats_of(seeds: list[int], made: list[ContenderRecord], place: int) -> Rep
         mean=statistics.fmean(found),
         spread=statistics.stdev(found) if len(found) > 1 else 0.0,
         chosen=seeds[place],
+        seconds=round(sum(each.training.seconds for each in made if each.training), 1),
     )
 
 

@@ -10,7 +10,7 @@ from tasks.config import Metric
 from tasks.data.examples import input_text, read_examples
 from tasks.evaluation.clusters import effective_clusters
 from tasks.evaluation.scores import Evaluation
-from tasks.records import Arm, DatasetRecord, Example, Scores, ScoresRecord
+from tasks.records import Arm, DatasetRecord, Example, ScoresRecord
 from tasks.workspace import digest
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Contestant:
     def rank(self, metric: Metric = Metric.ACCURACY) -> tuple[float, float, str]:
         """Sorts the best on dev first; ties go to the cheaper, then to the earlier name."""
         cost = self.scores.dev.cost_usd_per_1000
-        figure = figure_of(self.scores.dev, metric)
+        figure = self.scores.dev.by(metric)
         known = figure is not None and math.isfinite(figure)
         return -figure if known and figure is not None else math.inf, math.inf if cost is None else cost, self.name
 
@@ -105,11 +105,6 @@ class Rows:
             together = sorted(place for value in rare for place in groups.pop(value))
             groups[RARE] = together
         return dict(sorted(groups.items(), key=lambda group: (_third(column, group[0]), group[0])))
-
-
-def figure_of(scores: Scores, metric: Metric) -> float | None:
-    """The gate's metric; None where it cannot be had."""
-    return scores.macro_f1 if metric is Metric.MACRO_F1 else scores.accuracy
 
 
 def contestant(evaluation: Evaluation) -> Contestant:

@@ -80,7 +80,7 @@ def _first(field: Field) -> Outcome:
     reason = reason_first(field, won, deciding, more)
     if won:
         return Outcome(Decision.PUBLISH, reason, candidate.name, Route.FIRST, deciding)
-    return Outcome(Decision.NOT_ENOUGH_EVIDENCE, reason, None, None, deciding, more)
+    return Outcome(Decision.NOT_ENOUGH_EVIDENCE, reason, None, None, deciding, more.rows if more else None)
 
 
 def _again(field: Field, champion: Contestant) -> Outcome:
@@ -116,7 +116,7 @@ def _versus(field: Field, champion: Contestant) -> Outcome:
     if first:
         route = Route.GAIN if field.beats(candidate, champion) else Route.COST
         return _won(field, candidate, champion, route, guards[candidate.name])
-    return _not_won(field, champion, deciding, guards[candidate.name])
+    return _not_won(field, champion, deciding, guards[candidate.name], thrifty if _at_once(field, thrifty, champion) else None)
 
 
 def _share_level(
@@ -128,13 +128,18 @@ def _share_level(
     if thrifty is None:
         return passes(alpha), False
     fit = field.is_as_good(thrifty, field.candidate) and field.beats_trivial(thrifty) and _all_held(guards[thrifty.name])
-    if not field.is_cheaper(thrifty, champion):
+    if not _at_once(field, thrifty, champion):
         first = passes(alpha)
         return first, first and fit and field.beats(thrifty, champion)
     first, second = passes(alpha / 2), fit and field.is_as_good(thrifty, champion, alpha / 2)
     if first != second:  # Holm: once one of them has passed at half the level, the other has it whole
         first, second = first or passes(alpha), second or (fit and field.is_as_good(thrifty, champion))
     return first, second
+
+
+def _at_once(field: Field, thrifty: Contestant | None, champion: Contestant) -> bool:
+    """Whether the economical one is tested against the champion whatever becomes of the candidate."""
+    return thrifty is not None and field.is_cheaper(thrifty, champion)
 
 
 def _won(field: Field, winner: Contestant, champion: Contestant, route: Route, guards: list[Guard]) -> Outcome:
@@ -146,8 +151,12 @@ def _won(field: Field, winner: Contestant, champion: Contestant, route: Route, g
     return Outcome(Decision.PUBLISH, reason, winner.name, route, deciding, None, tuple(guards))
 
 
-def _not_won(field: Field, champion: Contestant, deciding: Comparison, guards: list[Guard]) -> Outcome:
-    candidate = field.candidate
+def _not_won(field: Field, champion: Contestant, deciding: Comparison, guards: list[Guard], sharer: Contestant | None) -> Outcome:
+    """
+    Args:
+        sharer: who shares the level with the candidate.
+    """
+    candidate, level = field.candidate, field.gate.alpha / (2 if sharer else 1)
     cheap = field.is_cheaper(candidate, champion)
     beaten = deciding.p_value < field.gate.alpha and deciding.difference < 0 and not cheap
     no_better = deciding.interval[1] <= (-field.gate.margin if cheap else field.needed(candidate, champion))
@@ -155,9 +164,9 @@ def _not_won(field: Field, champion: Contestant, deciding: Comparison, guards: l
         reason = reason_versus(field, Decision.KEEP_CHAMPION, deciding, None, guards)
         winner = _champion_name(field, champion)
         return Outcome(Decision.KEEP_CHAMPION, reason, winner, None, deciding, None, tuple(guards))
-    more = field.more_rows(candidate, champion)
-    reason = reason_versus(field, Decision.NOT_ENOUGH_EVIDENCE, deciding, more, guards)
-    return Outcome(Decision.NOT_ENOUGH_EVIDENCE, reason, None, None, deciding, more, tuple(guards))
+    more = field.more_rows(candidate, champion, level)
+    reason = reason_versus(field, Decision.NOT_ENOUGH_EVIDENCE, deciding, more, guards, sharer)
+    return Outcome(Decision.NOT_ENOUGH_EVIDENCE, reason, None, None, deciding, more.rows if more else None, tuple(guards))
 
 
 def _champion_name(field: Field, champion: Contestant) -> str:

@@ -7,15 +7,25 @@ from functools import cached_property
 
 from tasks.config import Gate, Metric
 from tasks.records import Arm, Comparison, Guard, Scores
-from tasks.verdict.contestants import Contestant, Rows, figure_of
+from tasks.verdict.contestants import Contestant, Rows
 from tasks.verdict.guards import find_guards
 from tasks.verdict.measures import macro_f1_sums
-from tasks.verdict.power import rows_by_interval, rows_to_bound, rows_wanted
+from tasks.verdict.power import SMALLEST, rows_by_interval, rows_to_bound, rows_wanted
 from tasks.verdict.resampling import bootstrap_interval, permutation_p
 from tasks.verdict.statistics import compare, pair
 from tasks.verdict.wording import champion_label
 
 BOOTSTRAP = "permutation and BCa bootstrap"
+
+
+@dataclass(frozen=True)
+class MoreRows:
+    """How many more labelled test rows would tell."""
+
+    rows: int | None
+    """None where those that are there would most likely have told."""
+    on: str
+    """On what condition, in words: `if the gain over tfidf is 2.0 points`."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +89,15 @@ class Field:
             self.made[key] = self._compare(one, other, self.gate.alpha)
         return self.made[key]
 
+    def is_better(self, one: Contestant, other: Contestant, level: float | None = None) -> bool:
+        """Significantly, by however little."""
+        found = self.against(one, other, level)
+        surely = found.test != BOOTSTRAP or found.interval[0] > 0
+        return found.p_value < (level or self.gate.alpha) and found.difference > 0 and surely
+
     def beats(self, one: Contestant, other: Contestant, level: float | None = None) -> bool:
         """Significantly, and by the gain that is asked for: the margin at least where the other is cheaper by enough."""
-        found = self.against(one, other, level)
-        significant = found.p_value < (level or self.gate.alpha) and found.difference > 0
-        surely = found.test != BOOTSTRAP or found.interval[0] > 0
-        return significant and surely and found.difference >= self.needed(one, other)
+        return self.is_better(one, other, level) and self.against(one, other).difference >= self.needed(one, other)
 
     def is_as_good(self, one: Contestant, other: Contestant, level: float | None = None) -> bool:
         """Shown to be less than the margin worse."""
@@ -102,21 +115,36 @@ class Field:
         """The trivial contender that is hardest to beat for one."""
         return min(self.trivial, key=lambda each: (self.beats(one, each), self.against(one, each).difference))
 
-    def more_rows(self, one: Contestant, other: Contestant) -> int | None:
-        """How many more test rows would tell that the one is better (where it is cheaper by enough: as good); None where it is not
-        rows that are missing."""
-        found, alpha = self.against(one, other), self.gate.alpha
-        if found.p_value < alpha and found.difference > 0:
-            return None  # what is missing is gain, or a guard that holds
-        counts = pair(one.right, other.right, self.rows.clusters)
+    def more_rows(self, one: Contestant, other: Contestant, level: float | None = None) -> MoreRows | None:
+        """How many more test rows would tell whether the one passes: that it is better, or where it is cheaper than the champion by
+        enough, that it is as good (and better than every trivial contender); None where it is not rows that are missing."""
+        found, level = self.against(one, other), level or self.gate.alpha
         if self.champion is other and self.is_cheaper(one, other):
-            distance = found.difference + self.gate.margin
-            wanted = rows_to_bound(counts.effective, distance, alpha) if distance > 0 else None
-        elif self.gate.metric is Metric.MACRO_F1:
-            return rows_by_interval(found.n, found.interval, max(found.difference, self.needed(one, other)), alpha)
-        else:
-            wanted = rows_wanted(counts.effective, max(found.difference, self.needed(one, other)), alpha)
-        return None if wanted is None else max(1, math.ceil(wanted * counts.counts.n / counts.effective.n) - found.n)
+            if not self.is_as_good(one, other, level):
+                worse = max(0.0, -found.difference)  # a lead on few rows is not planned with
+                seen = f"{100 * worse:.1f} points worse, as it was here" if worse else "no worse"
+                return self._more_rows(one, other, level, self.gate.margin - worse, f"if it is {seen}")
+            return None if self.beats_trivial(one) else self.more_rows(one, self.hardest(one))
+        if self.is_better(one, other, level) or (found.p_value < self.gate.alpha and found.difference < 0):
+            return None  # what is missing is gain, or a guard that holds; or it is worse
+        asked = max(found.difference, self.needed(one, other))
+        for gain in (max(asked, SMALLEST), asked):  # these rows may be enough for the smallest gain, and not for what was seen
+            more = self._more_rows(one, other, level, gain, f"if the gain over {found.against} is {100 * gain:.1f} points")
+            if more.rows or asked <= 0:
+                break
+        return more
+
+    def _more_rows(self, one: Contestant, other: Contestant, level: float, distance: float, on: str) -> MoreRows:
+        """Rows that would show, at a level, that what was seen is not `distance` away from the truth."""
+        found = self.against(one, other, level)
+        if self.gate.metric is Metric.MACRO_F1:
+            more = rows_by_interval(found.n, found.interval, abs(distance), level)
+            return MoreRows(more if more > 0 else None, on)
+        counts = pair(one.right, other.right, self.rows.clusters)
+        bound = self.champion is other and self.is_cheaper(one, other)
+        wanted = (rows_to_bound if bound else rows_wanted)(counts.effective, abs(distance), level)
+        more = math.ceil(wanted * counts.counts.n / counts.effective.n) - found.n
+        return MoreRows(more if more > 0 else None, on)
 
     def guards(self, one: Contestant) -> list[Guard]:
         assert self.champion
@@ -145,7 +173,7 @@ def find_odd(field: Field) -> str | None:
     """What forbids a decision, in words; None when nothing does."""
     gate, everyone = field.gate, [*field.ranked, *([field.champion] if field.champion else [])]
     for each in everyone:
-        wanted = figure_of(each.scores.dev, gate.metric), figure_of(each.scores.test, gate.metric)
+        wanted = each.scores.dev.by(gate.metric), each.scores.test.by(gate.metric)
         if None in wanted or not (_sound(each.scores.dev) and _sound(each.scores.test)):
             return f"a score of {each.name} is missing or not a number"
         if None in each.correct or len(each.correct) != each.scores.test.n or len(each.examples) != each.scores.test.n:
@@ -158,7 +186,8 @@ def find_odd(field: Field) -> str | None:
     strays = [each.name for each in everyone if each.examples != rows]
     if strays:
         return f"{strays[0]} was scored on other test rows than {everyone[0].name}"
-    return _few(gate, len(rows), field.rows) or _silent([*field.finalists, *([field.champion] if field.champion else [])])
+    champion = [field.champion] if field.champion else []
+    return _few(gate, len(rows), field.rows) or _silent([*field.finalists, *champion], field.champion)
 
 
 def _few(gate: Gate, rows: int, known: Rows) -> str | None:
@@ -176,9 +205,12 @@ def _few(gate: Gate, rows: int, known: Rows) -> str | None:
     return None
 
 
-def _silent(finalists: Sequence[Contestant]) -> str | None:
-    silent = [each.name for each in finalists if each.scores.test.failed >= each.scores.test.n]
-    return f"{silent[0]} has no usable answer on any test row, which says nothing about it" if silent else None
+def _silent(finalists: Sequence[Contestant], champion: Contestant | None) -> str | None:
+    silent = next((each for each in finalists if each.scores.test.failed >= each.scores.test.n), None)
+    if silent is None:
+        return None
+    ways = ": bring its endpoint back, or take back an earlier champion (bakeoff champion rollback)" if silent is champion else ""
+    return f"{silent.name} has no usable answer on any test row, which says nothing about it{ways}"
 
 
 def _sound(scores: Scores) -> bool:
@@ -186,4 +218,4 @@ def _sound(scores: Scores) -> bool:
     optional = [scores.macro_f1, scores.brier, scores.ece]
     shares = [scores.accuracy, *scores.interval, *(value for value in optional if value is not None)]
     others = [scores.cost_usd_per_1000, scores.latency_ms.p50, scores.latency_ms.p95]
-    return all(0 <= share <= 1 for share in shares) and all(value is None or math.isfinite(value) for value in others)
+    return all(0 <= share <= 1 for share in shares) and all(value is None or 0 <= value < math.inf for value in others)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from tasks.config import Gate, Metric, Use
 from tasks.evaluation.cost import spread_training
 from tasks.records import Arm, BreakEven, ContenderVerdict
-from tasks.verdict.contestants import figure_of
 
 
 def with_money(lines: Sequence[ContenderVerdict], gate: Gate, use: Use) -> list[ContenderVerdict]:
@@ -65,7 +64,7 @@ def _on_front(line: ContenderVerdict, lines: Sequence[ContenderVerdict], metric:
 
 def _place(line: ContenderVerdict, metric: Metric) -> tuple[float, float] | None:
     cost = line.money.total_usd_per_1000 if line.money else line.cost_usd_per_1000
-    quality = figure_of(line.test, metric)
+    quality = line.test.by(metric)
     if cost is None or quality is None or not (math.isfinite(cost) and math.isfinite(quality)):
         return None
     return cost, quality

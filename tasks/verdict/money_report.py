@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from tasks.config import Metric
 from tasks.records import BreakEven, ContenderVerdict, Guard, Looks, Verdict
-from tasks.verdict.contestants import figure_of
 from tasks.verdict.text import DASH, dollars, escape, markdown_table, or_dash
 from tasks.verdict.wording import percent, signed
 
@@ -81,7 +80,7 @@ def _front(verdict: Verdict) -> str:
     front = [(total_cost(line) or 0.0, line) for line in verdict.contenders if line.pareto]
     front.sort(key=lambda pair: pair[0])
     metric = Metric(verdict.metric)
-    figures = (f"{line.name} (${dollars(cost)}, {percent(figure_of(line.test, metric) or 0.0)})" for cost, line in front)
+    figures = (f"{line.name} (${dollars(cost)}, {line.test.told(metric)})" for cost, line in front)
     return f"nobody beats in both cost and quality: {', '.join(figures)}"
 
 

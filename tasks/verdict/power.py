@@ -9,7 +9,9 @@ from tasks.verdict.statistics import CONTINUITY, Discordant
 POWER = 0.8
 """The chance of a significant result that is planned for."""
 SMALLEST = 0.01
-"""No smaller difference is planned for: one that was seen to be smaller is taken to be this large."""
+"""A difference that was seen to be smaller is planned for as if it were this large, where that takes more rows than there are."""
+NEAREST = 0.001
+"""Nothing smaller is planned for."""
 MOST_ROWS = 2**31
 
 
@@ -35,12 +37,12 @@ def power(n: int, discordant: float, difference: float, alpha: float) -> float:
 
 
 def rows_wanted(counts: Discordant, difference: float, alpha: float) -> int:
-    """How many rows in all would tell, with a chance of `POWER`, that a contender is so much better (at least `SMALLEST`).
+    """How many rows in all would tell, with a chance of `POWER`, that a contender is so much better (at least `NEAREST`).
 
     Args:
         counts: what was seen; only how often the two differed is used.
     """
-    gain = max(difference, SMALLEST)
+    gain = max(difference, NEAREST)
     discordant = min(1.0, max((counts.only_first + counts.only_second) / counts.n, gain))
     low = high = _by_the_normal(discordant, gain, alpha)
     while power(low, discordant, gain, alpha) >= POWER and low > 1:
@@ -56,7 +58,7 @@ def rows_wanted(counts: Discordant, difference: float, alpha: float) -> int:
 def rows_to_bound(counts: Discordant, distance: float, alpha: float) -> int:
     """How many rows in all would show, with a chance of `POWER`, that a difference lies above a bound that is `distance` below what
     was seen; as `rows_wanted` for the rest."""
-    gain = max(distance, SMALLEST)
+    gain = max(distance, NEAREST)
     rows = _by_the_normal(max((counts.only_first + counts.only_second) / counts.n, gain), gain, alpha)
     # the interval is corrected for continuity:
     return math.ceil(rows / 4 * (1 + math.sqrt(1 + 4 * CONTINUITY / (rows * gain))) ** 2)
@@ -72,8 +74,8 @@ def _by_the_normal(discordant: float, gain: float, alpha: float) -> int:
 
 def rows_by_interval(n: int, interval: tuple[float, float], gain: float, alpha: float) -> int:
     """How many more rows would show a gain, for a figure of which only an interval on `n` rows is known: its width shrinks with the
-    root of the rows."""
+    root of the rows. 0 or less where `n` are enough."""
     z = NormalDist()
     error = (interval[1] - interval[0]) / 2 / z.inv_cdf(1 - alpha / 2)
     wanted = n * ((z.inv_cdf(1 - alpha / 2) + z.inv_cdf(POWER)) * error / max(gain, SMALLEST)) ** 2
-    return max(1, math.ceil(wanted) - n)
+    return math.ceil(wanted) - n

@@ -2,24 +2,23 @@
 
 from collections.abc import Sequence
 
-from tasks.config import Metric
 from tasks.records import Comparison, Decision, Guard
-from tasks.verdict.contestants import Contestant, figure_of
-from tasks.verdict.field import Field
+from tasks.verdict.contestants import Contestant
+from tasks.verdict.field import BOOTSTRAP, Field, MoreRows
 from tasks.verdict.text import dollars
-from tasks.verdict.wording import gap, percent, size
+from tasks.verdict.wording import gap, size
 
 
-def reason_first(field: Field, won: bool, deciding: Comparison, more: int | None) -> str:
+def reason_first(field: Field, won: bool, deciding: Comparison, more: MoreRows | None) -> str:
     """Why the candidate became the first champion, or why there is none yet."""
     candidate, baseline = field.candidate, deciding.against
     if won:
         return f"{_has(field, candidate)}, {_gaps(field, deciding)}: published as the first champion.{_thrifty(field)}"
     figures = f"{candidate.name}, the best other on dev, has {_figures(field, candidate)}, {gap(deciding)}"
     if deciding.difference <= 0:
-        return f"No contender beats the trivial {baseline}: {figures}."
+        return f"No contender beats the trivial {baseline}: {figures}.{_more(more)}"
     start = f"Not enough evidence that a contender beats the trivial {baseline}"
-    return f"{start}: {figures}{_asked(field, deciding)}.{_more(more, deciding)}"
+    return f"{start}: {figures}{_asked(field, deciding)}.{_more(more)}"
 
 
 def reason_same(field: Field, deciding: Comparison, guards: Sequence[Guard]) -> str:
@@ -31,8 +30,19 @@ def reason_same(field: Field, deciding: Comparison, guards: Sequence[Guard]) -> 
     return f"{again}: it has {_figures(field, candidate)}, {gap(deciding)}{doubt}.{_thrifty(field)}{_guarded(guards)}"
 
 
-def reason_versus(field: Field, decision: Decision, deciding: Comparison, more: int | None, guards: Sequence[Guard]) -> str:
-    """Why the candidate replaced another champion by being better, or did not."""
+def reason_versus(
+    field: Field,
+    decision: Decision,
+    deciding: Comparison,
+    more: MoreRows | None,
+    guards: Sequence[Guard],
+    sharer: Contestant | None = None,
+) -> str:
+    """Why the candidate replaced another champion by being better, or did not.
+
+    Args:
+        sharer: who shares the level with the candidate, where somebody does.
+    """
     candidate = field.candidate
     figures = f"{candidate.name}, the best on dev, has {_figures(field, candidate)}, {gap(deciding)}"
     if decision is Decision.PUBLISH:
@@ -40,9 +50,8 @@ def reason_versus(field: Field, decision: Decision, deciding: Comparison, more: 
     elif decision is Decision.KEEP_CHAMPION:
         reason = f"{deciding.against} stays: {figures}.{_guarded(guards)}"
     else:
-        asked = "" if field.champion and field.beats(candidate, field.champion) else _asked(field, deciding)
         start = f"Not enough evidence to replace {deciding.against}, which stays"
-        reason = f"{start}: {figures}{asked}.{_more(more, deciding)}{_guarded(guards)}"
+        reason = f"{start}: {figures}{_asked(field, deciding, sharer)}.{_more(more)}{_guarded(guards)}"
     hardest = field.hardest(candidate)
     warned = field.against(candidate, hardest).difference <= 0
     return f"{reason} Mind that the trivial {hardest.name} does no worse." if warned else reason
@@ -99,10 +108,7 @@ def _has(field: Field, each: Contestant) -> str:
 
 
 def _figures(field: Field, each: Contestant) -> str:
-    metric = field.gate.metric
-    figure = figure_of(each.scores.test, metric)
-    named = " macro-F1" if metric is Metric.MACRO_F1 else ""
-    return f"{percent(figure or 0.0)}{named} on {each.scores.test.n} test rows"
+    return f"{each.scores.test.told(field.gate.metric)} on {each.scores.test.n} test rows"
 
 
 def _gaps(field: Field, deciding: Comparison) -> str:
@@ -116,19 +122,37 @@ def _usd(each: Contestant) -> str:
     return f"${dollars(each.cost)}" if each.cost is not None else "an unknown cost"
 
 
-def _asked(field: Field, comparison: Comparison) -> str:
-    """What the gate asked for and did not get."""
-    gate = field.gate
-    if comparison.p_value >= gate.alpha:
-        return f" (the gate asks for p < {gate.alpha:g})"
-    champion = field.champion
-    needed = field.needed(field.candidate, champion) if champion else gate.minimum_gain
-    return f" (the gate asks for a gain of {100 * needed:.1f} points)" if comparison.difference > 0 else ""
+def _asked(field: Field, comparison: Comparison, sharer: Contestant | None = None) -> str:
+    """What the gate asked for and did not get; empty where it got that."""
+    gate, candidate, champion = field.gate, field.candidate, field.champion
+    level, margin = gate.alpha / (2 if sharer else 1), f"{100 * gate.margin:g} points"
+    if champion and field.beats(candidate, champion, level):
+        return ""
+    if champion and field.is_cheaper(candidate, champion):
+        if not field.is_as_good(candidate, champion, level):
+            return f" (as the cheaper one it must surely be less than {margin} worse{_shared(sharer, level)})"
+        if field.beats_trivial(candidate):
+            return ""
+        return f" (as good within {margin}, and cheaper; but it has no sure lead over the trivial {field.hardest(candidate).name})"
+    if comparison.p_value >= level:
+        return f" (the gate asks for p < {level:g}{_shared(sharer, level)})"
+    if comparison.difference <= 0:
+        return ""
+    if comparison.test == BOOTSTRAP and comparison.interval[0] <= 0:
+        return " (the gate asks that the whole interval lie above 0)"
+    needed = field.needed(candidate, champion) if champion else gate.minimum_gain
+    return f" (the gate asks for a gain of {100 * needed:.1f} points)"
 
 
-def _more(more: int | None, comparison: Comparison) -> str:
+def _shared(sharer: Contestant | None, level: float) -> str:
+    """Why the level is not alpha."""
+    return f", since {sharer.name} is tested at once: each at {level:g}" if sharer else ""
+
+
+def _more(more: MoreRows | None) -> str:
     """How many more rows would tell."""
     if more is None:
         return ""
-    seen = max(comparison.difference, 0.01)
-    return f" About {more:,} more labelled test rows would tell, if the gain is {100 * seen:.1f} points."
+    if more.rows is None:
+        return f" These rows would most likely have told, {more.on}: more of them would tell little."
+    return f" About {more.rows:,} more labelled test rows would tell, {more.on}."

@@ -28,7 +28,7 @@ from tasks.verdict.effects_report import effects_table, markdown_effects, prompt
 from tasks.verdict.money_report import decision_facts, markdown_money, markdown_slices
 from tasks.verdict.text import DASH, dollars, escape, markdown_table, milliseconds, or_dash, plain
 from tasks.verdict.tuned_report import markdown_tuned, tuned_lines, tuned_table
-from tasks.verdict.wording import p_value, percent
+from tasks.verdict.wording import metric_words, p_value, percent
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -169,7 +169,7 @@ def markdown_verdict(verdict: Verdict, closer: Sequence[str] = ()) -> str:
         f"{LEGEND}. Intervals are Wilson's; rows without a usable answer count as wrong.",
     ]
     if verdict.comparisons:
-        parts += ["## On the same test rows", markdown_table(COMPARED, _compared(verdict.comparisons))]
+        parts += ["## On the same test rows", markdown_table(COMPARED, _compared(verdict.comparisons)), HURDLES]
     parts += [*markdown_money(verdict), *markdown_slices(verdict), *markdown_effects(verdict)]
     parts += markdown_tuned(verdict)
     failures = [_failures(line) for line in verdict.contenders if line.failures]
@@ -206,14 +206,18 @@ def table_rows(verdict: Verdict) -> list[dict[str, Any]]:
 
 COLUMNS = ("contender", "arm", "dev %", "test % [interval]", "F1 %", "$/1,000", "p50/p95 ms")
 COMPARED = ("compared", "points", "only the first right", "only the other right", "p", "p, Holm")
+HURDLES = (
+    "Intervals are each by itself. Whoever is published has passed every hurdle at the gate's level, which needs no correction; "
+    "`p, Holm` is for reading all comparisons at once."
+)
 
 
 def headline(verdict: Verdict) -> str:
     """Who won, or that nobody did."""
     if verdict.winner:
         line = next((line for line in verdict.contenders if line.name == verdict.winner), None)
-        figure = f" with {percent(line.test.accuracy)}" if line and verdict.decision is Decision.PUBLISH else ""
-        return f"{verdict.winner}{figure}"
+        shown = f" with {line.test.told(verdict.metric)}" if line and verdict.decision is Decision.PUBLISH else ""
+        return f"{verdict.winner}{shown}"
     stays = f"; the champion {verdict.champion.contender} stays" if verdict.champion else ""
     return f"no new champion{stays}"
 
@@ -282,7 +286,7 @@ def _decided(verdict: Verdict) -> list[tuple[str, str]]:
     differed = f"only {found.contender} was right on {found.only_contender}, only {found.against} on {found.only_against}"
     rows = f"{found.n} rows" if found.clusters is None else f"{found.n} rows in {found.clusters} clusters"
     graded = [("graded by", f"{verdict.grader}, where an answer is not its reference's text")] if verdict.grader else []
-    return [("decided by", f"{found.test} on {rows}: {differed}"), *graded]
+    return [("decided by", f"{metric_words(found.metric)}, {found.test} on {rows}: {differed}"), *graded]
 
 
 def _whole(verdict: Verdict) -> list[tuple[str, str]]:
@@ -329,7 +333,10 @@ def _compared(comparisons: Sequence[Comparison]) -> list[list[str]]:
     return [
         [
             escape(f"{found.contender} against {found.against}"),
-            escape(f"{100 * found.difference:+.1f} [{100 * found.interval[0]:.1f}, {100 * found.interval[1]:.1f}]"),
+            escape(
+                f"{100 * found.difference:+.1f} [{100 * found.interval[0]:.1f}, {100 * found.interval[1]:.1f}] of "
+                f"{metric_words(found.metric)}"
+            ),
             str(found.only_contender),
             str(found.only_against),
             escape(p_value(found.p_value)),

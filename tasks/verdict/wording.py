@@ -8,6 +8,11 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def metric_words(metric: str) -> str:
+    """A metric as people write it: `macro-F1`."""
+    return {"macro_f1": "macro-F1", "brier": "Brier score", "ece": "expected calibration error"}.get(metric, metric)
+
+
 def points(difference: float) -> str:
     """A difference of shares as `8.4 points more`, `1.0 points less`, or `as much`; rounded to what is shown."""
     shown = round(100 * difference, 1)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tasks.records import Reason, Trigger, Verdict, Why
-from tasks.reporting.page import write_report
+from tasks.reporting.markdown import markdown_page
+from tasks.reporting.page import read_page, write_report
 from tasks.reporting.runs import KEPT, runs_folder
 from tasks.reporting.text import cut, visible
 from tasks.workspace import Workspace
@@ -69,6 +70,23 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Verdict, str]:
     space = tmp_path_factory.mktemp("workspace")
     verdict = make_run(space, hostile())
     return verdict, write_report(runs_folder(space) / verdict.run_id, Workspace(space)).read_text()
+
+
+def test_the_runs_page_in_prefect_tells_all_that_the_file_does_and_data_bring_no_markup_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    space = tmp_path_factory.mktemp("workspace")
+    verdict = make_run(space, hostile())
+    told = markdown_page(read_page(runs_folder(space) / verdict.run_id, Workspace(space)))
+    headings = [line.removeprefix("## ") for line in told.splitlines() if line.startswith("## ")]
+    assert [each for each in headings if each in ORDER] == ORDER
+    assert "right label down, answer across" in told, "confusions"
+    assert "Reliability of" in told
+    assert "of the source, right:" in told, "rows on which contenders disagree"
+    outside = "\n".join(line for line in told.splitlines() if not line.startswith("    ") or line.startswith("    - "))
+    assert "<script" not in outside
+    assert "<b>" not in outside
+    assert "](" not in outside, "no link, no picture"
 
 
 @pytest.fixture

@@ -266,7 +266,7 @@ def test_power_is_the_exact_tests_and_rows_wanted_reach_it():
     assert power(200, 0.2, 0.1, 0.05) == pytest.approx(exact, abs=1e-6)
     wanted = rows_wanted(Discordant(65, 35, 1000), 0.03, 0.05)
     assert power(wanted, 0.1, 0.03, 0.05) >= 0.8 > power(round(0.97 * wanted), 0.1, 0.03, 0.05)
-    assert rows_wanted(Discordant(0, 0, 400), 0.0, 0.05) < 1000  # one point, if all that differ speak for it
+    assert rows_wanted(Discordant(0, 0, 400), 0.01, 0.05) < 1000  # if all that differ speak for it
 
 
 def test_not_enough_evidence_says_how_many_more_rows_would_tell():
@@ -307,6 +307,17 @@ def test_luck_grows_with_looks_and_test_is_worn_after_28_by_default():
     assert chance_of_luck(0, 0.05) == 0
     assert chance_of_luck(1, 0.05) == pytest.approx(0.025)
     assert chance_of_luck(27, 0.05) < 0.5 < chance_of_luck(28, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("gate", "said"), [({"slices": ["label"]}, "gate.slices names label"), ({"metric": "macro_f1"}, "gate.metric macro_f1")]
+)
+def test_what_needs_labels_is_refused_of_free_text(gate, said):
+    free = {"source": "a/b", "kind": "generation"}
+    prompts = [{"name": "asked", "endpoint": "local"}]
+    parse_config({"dataset": free, "prompts": prompts, "tuned": [], "hybrids": [], "trivial": ["majority"]})
+    with pytest.raises(BadConfig, match=said):
+        parse_config({"dataset": free, "prompts": prompts, "tuned": [], "hybrids": [], "trivial": ["majority"], "gate": gate})
 
 
 def test_a_slice_that_the_data_do_not_have_is_refused():

@@ -66,6 +66,18 @@ def test_every_key_and_word_of_the_verdicts_json_stands_in_its_page(root: Path):
     assert written - named == set()
 
 
+def test_by_macro_f1_the_headline_has_macro_f1_and_a_difference_says_of_what_it_is():
+    made = verdict()
+    lines = [
+        line.model_copy(update={"test": line.test.model_copy(update={"macro_f1": 0.4321})}) if line.name == made.winner else line
+        for line in made.contenders
+    ]
+    by_f1 = made.model_copy(update={"metric": "macro_f1", "contenders": lines})
+    assert f"PUBLISHED  {made.winner} with 43.2 % macro-F1" in shown(by_f1)
+    assert f"PUBLISHED  {made.winner} with {100 * made.contenders[0].test.accuracy:.1f} %\n" in re.sub(r" +\n", "\n", shown(made))
+    assert r"\] of accuracy" in markdown_verdict(made)
+
+
 @pytest.mark.parametrize("reigning", [None, field()[0], contestant("old", Arm.PROMPT, answers(0.79))])
 def test_the_first_line_is_the_decision(reigning):
     made = verdict(reigning=reigning)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+SMALLEST_SHOWN = 1e-4
+"""Dollars for 1,000; less is as good as nothing, as in the tables."""
+
+
 def draw_differences(found: Sequence[Comparison]) -> str:
     """A forest plot: a line a comparison, its point the difference, its bar the interval."""
 
@@ -37,7 +41,7 @@ def draw_front(lines: Sequence[tuple[ContenderVerdict, float, float]]) -> str:
         lines: contenders with their cost for 1,000 and their figure, 0 to 1.
     """
     front = sorted(((cost, figure) for line, cost, figure in lines if line.pareto))
-    least = min((cost for _, cost, _ in lines if cost > 0), default=1.0)
+    least = max(SMALLEST_SHOWN, min((cost for _, cost, _ in lines if cost > 0), default=1.0))
 
     def paint(axes: "Axes") -> None:
         axes.plot([cost for cost, _ in front], [100 * figure for _, figure in front], color=ACCENT, linewidth=1, linestyle="--")
@@ -92,5 +96,5 @@ def draw_slices(column: str, found: Sequence[Slice], contenders: Sequence[str]) 
 
 def cost_and_figure(line: ContenderVerdict, metric: str) -> tuple[float, float] | None:
     """Where a contender stands in the picture of cost and quality; None where a figure is not known."""
-    cost, figure = total_cost(line), line.test.macro_f1 if metric == "macro_f1" else line.test.accuracy
+    cost, figure = total_cost(line), line.test.by(metric)
     return None if cost is None or figure is None else (cost, figure)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from tasks.records import ContenderVerdict, Verdict
+from tasks.records import Comparison, ContenderVerdict, Verdict
 from tasks.reporting.charts.verdict import cost_and_figure
 from tasks.reporting.parts import Chart, Section, Table
 from tasks.verdict.effects_report import count_effects, effect_words
 from tasks.verdict.money_report import decision_facts
+from tasks.verdict.report import HURDLES
 from tasks.verdict.text import DASH, dollars, milliseconds, or_dash
-from tasks.verdict.wording import p_value
+from tasks.verdict.wording import metric_words, p_value
 
 HEAD = ("contender", "arm", "dev %", "test % [interval]", "macro-F1 %", "$ for 1,000", "p50 / p95 ms", "failed")
 COMPARED = ("compared", "points", "interval", "only the first right", "only the other right", "p", "p, Holm")
@@ -50,10 +51,25 @@ def differences_section(verdict: Verdict, pictures: Mapping[str, str]) -> Sectio
         for each in verdict.comparisons
     ]
     found = verdict.comparison
-    said = ["An interval that leaves out 0 shows a difference."]
-    said += [f"Decided by {found.contender} against {found.against}: {found.test} on {found.n:,} rows."] if found else []
-    table = Table("Paired differences", COMPARED, rows)
-    return Section("Differences on the same rows", said, charts=[Chart("Paired differences", pictures["differences"], table)])
+    said = [HURDLES]
+    if found:
+        by = f"{metric_words(found.metric)}, {found.test} on {found.n:,} rows"
+        said.insert(0, f"Decided by {found.contender} against {found.against}: {by}.")
+    table = Table(f"Paired differences, points of {metric_words(verdict.metric)}", COMPARED, rows)
+    charts = [Chart("Paired differences", pictures["differences"], table)]
+    return Section("Differences on the same rows", said, charts=charts, tables=[_others(found)] if found and found.others else [])
+
+
+def _others(found: Comparison) -> Table:
+    """What else was measured of the two that decided."""
+    rows = []
+    for each in found.others:
+        scale, digits = (100, 1) if each.metric in ("accuracy", "macro_f1") else (1, 3)
+        low, high = each.interval or (None, None)
+        interval = DASH if low is None or high is None else f"{scale * low:+.{digits}f} to {scale * high:+.{digits}f}"
+        rows.append([metric_words(each.metric), f"{scale * each.difference:+.{digits}f}", interval, f"{each.n:,}"])
+    caption = f"{found.contender} over {found.against}, measure by measure (of errors less is better)"
+    return Table(caption, ("measure", "difference", "interval", "rows"), rows)
 
 
 def front_section(verdict: Verdict, pictures: Mapping[str, str]) -> Section | None:

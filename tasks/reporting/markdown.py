@@ -1,0 +1,60 @@
+"""The report as Markdown, for the run's page in Prefect: the same parts in the same order, pictures as their figures."""
+
+from collections.abc import Iterator, Sequence
+
+from tasks.reporting.parts import Page, Section, Table
+from tasks.reporting.records import Said, ShownRow, Text
+from tasks.verdict.text import escape, markdown_table
+
+
+def markdown_page(page: Page) -> str:
+    """All of a page; whatever is data in it is escaped. Pictures are told by the tables that they are drawn from."""
+    parts = [f"# {escape(page.headline)}", escape(page.reason), escape(page.about), *([escape(page.why)] if page.why else [])]
+    for section in page.sections:
+        parts += _section(section)
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(section: Section) -> Iterator[str]:
+    yield f"## {escape(section.title)}"
+    yield from (escape(text) for text in section.said)
+    for table in [*(chart.table for chart in section.charts), *section.tables]:
+        yield f"**{escape(table.caption)}**"
+        yield _table(table)
+    if section.facts:
+        yield "\n".join(f"- **{escape(name)}** {escape(text)}" for name, text in section.facts)
+    yield from map(_row, section.rows)
+    for code in section.codes:
+        yield f"**{escape(code.title)}**"
+        yield _code(code.text)
+
+
+def _table(table: Table) -> str:
+    cells = [[escape(cell) for cell in row] for row in table.rows]
+    if table.marked is not None:
+        cells[table.marked] = [f"**{cell}**" if cell else "" for cell in cells[table.marked]]
+    return markdown_table([escape(name) for name in table.head], cells)
+
+
+def _row(row: ShownRow) -> str:
+    lines = [f"- Row {row.row} of the source, right: {_data(row.reference)}"]
+    lines += [f"    - {escape(name)}: {_data(text)}" for name, text in row.inputs.items()]
+    return "\n".join([*lines, *(f"    - {_said(each)}" for each in row.said)])
+
+
+def _said(said: Said) -> str:
+    answer = _data(said.label) if said.label is not None else f"no usable answer ({escape(str(said.failure))})"
+    sure = f" ({said.probability:.0%})" if said.probability is not None else ""
+    raw = f"; said: {_data(said.raw)}" if said.raw is not None else ""
+    return f"**{escape(said.contender)}**: {answer}{sure}, {'right' if said.correct else 'wrong'}{raw}"
+
+
+def _data(text: Text) -> str:
+    cut = f" … (cut: the whole has {text.characters:,} characters)" if text.characters > len(text.text) else ""
+    return f"{escape(text.text)}{cut}"
+
+
+def _code(text: str) -> str:
+    """As a block by indentation, which nothing in the text can end."""
+    lines: Sequence[str] = text.split("\n")
+    return "\n".join(f"    {line}" for line in lines)

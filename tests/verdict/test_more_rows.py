@@ -1,0 +1,102 @@
+"""Without enough evidence a reader learns what the gate asked for, and how many more rows would tell, on what condition."""
+
+from typing import NamedTuple
+
+import pytest
+
+from tasks.config import Gate
+from tasks.records import Arm, Decision
+from tasks.verdict.contestants import Contestant
+from tasks.verdict.decision import decide
+from tasks.verdict.power import rows_to_bound, rows_wanted
+from tasks.verdict.statistics import Discordant
+from tests.verdict.builders import answers, contestant
+
+BASE = answers(0.8, 4000, 1)
+WEAK = contestant("majority", Arm.TRIVIAL, answers(0.5, 4000, 4), dev=0.5, cost=0.0)
+
+
+def other(right: list[bool], lost: int, won: int) -> list[bool]:
+    """The same answers, but for so many rows that are lost and won."""
+    rights, wrongs = ([place for place, each in enumerate(right) if each is wanted] for wanted in (True, False))
+    changed = {*rights[:lost], *wrongs[:won]}
+    return [each is not (place in changed) for place, each in enumerate(right)]
+
+
+class Told(NamedTuple):
+    decision: Decision
+    more_rows: int | None
+    reason: str
+
+
+def told(gate: Gate, ours: list[Contestant], champion: Contestant | None) -> Told:
+    found = decide(gate, ours, champion)
+    return Told(found.decision, found.more_rows, found.reason)
+
+
+def test_a_gain_that_must_be_larger_than_what_was_seen_is_the_one_that_rows_are_counted_for():
+    old, new = contestant("old", Arm.TUNED, BASE[:200]), contestant("lora", Arm.TUNED, other(BASE[:200], 10, 14), dev=0.9)
+    found = told(Gate(minimum_gain=0.05), [new, contestant("majority", Arm.TRIVIAL, answers(0.5, 200, 4))], old)
+    assert found.more_rows == rows_wanted(Discordant(14, 10, 200), 0.05, 0.05) - 200
+    assert (
+        f"About {found.more_rows:,} more labelled test rows would tell, if the gain over old (champion) is 5.0 points."
+        in found.reason
+    )
+
+
+def test_a_cheaper_one_that_may_be_worse_by_the_margin_is_asked_for_that():
+    old, new = contestant("old", Arm.TUNED, BASE, cost=1.0), contestant("lora", Arm.TUNED, other(BASE, 220, 200), dev=0.9, cost=0.1)
+    found = told(Gate(), [new, WEAK], old)
+    assert found.decision is Decision.NOT_ENOUGH_EVIDENCE
+    assert "(as the cheaper one it must surely be less than 1 points worse)" in found.reason
+    assert found.more_rows == rows_to_bound(Discordant(200, 220, 4000), 0.005, 0.05) - 4000
+    assert (
+        f"About {found.more_rows:,} more labelled test rows would tell, if it is 0.5 points worse, as it was here." in found.reason
+    )
+
+
+def test_of_a_cheaper_one_that_seems_worse_by_more_than_the_margin_the_rows_are_told_that_would_show_it():
+    old = contestant("old", Arm.TUNED, BASE[:400], cost=1.0)
+    new = contestant("lora", Arm.TUNED, other(BASE[:400], 62, 50), dev=0.9, cost=0.1)
+    found = told(Gate(), [new, contestant("majority", Arm.TRIVIAL, answers(0.5, 400, 4))], old)
+    assert found.decision is Decision.NOT_ENOUGH_EVIDENCE
+    assert found.more_rows == rows_to_bound(Discordant(50, 62, 400), 0.02, 0.05) - 400
+    assert "if it is 3.0 points worse, as it was here" in found.reason
+
+
+def test_a_cheaper_one_that_is_as_good_as_the_champion_and_not_surely_better_than_a_trivial_one_is_told_so():
+    old, new = contestant("old", Arm.TUNED, BASE, cost=1.0), contestant("lora", Arm.TUNED, other(BASE, 6, 2), dev=0.9, cost=0.1)
+    trivial = contestant("tfidf", Arm.TRIVIAL, other(BASE, 290, 250), dev=0.5, cost=0.0)
+    found = told(Gate(), [new, trivial], old)
+    assert found.decision is Decision.NOT_ENOUGH_EVIDENCE
+    assert "(as good within 1 points, and cheaper; but it has no sure lead over the trivial tfidf)" in found.reason
+    assert found.more_rows
+    assert f"About {found.more_rows:,} more labelled test rows would tell, if the gain over tfidf is 1.0 points." in found.reason
+
+
+def test_where_two_are_tested_at_once_the_level_that_each_must_pass_is_told():
+    old = contestant("old", Arm.TUNED, BASE, cost=1.0)
+    new = contestant("few_shot", Arm.PROMPT, other(BASE, 24, 42), dev=0.9, cost=1.0)
+    cheap = contestant("lora", Arm.TUNED, other(BASE, 300, 260), dev=0.8, cost=0.1)
+    found = told(Gate(), [new, cheap, WEAK], old)
+    assert found.decision is Decision.NOT_ENOUGH_EVIDENCE
+    assert "p = 0.036 (the gate asks for p < 0.025, since lora is tested at once: each at 0.025)" in found.reason
+    assert rows_wanted(Discordant(42, 24, 4000), 0.01, 0.025) < 4000
+    assert found.more_rows == rows_wanted(Discordant(42, 24, 4000), 0.0045, 0.025) - 4000
+    assert "if the gain over old (champion) is 0.4 points" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "wanted"),
+    [
+        (800, 30, None),
+        (40, 30, None),
+        (190, 180, rows_wanted(Discordant(180, 190, 4000), 0.01, 0.05) - 4000),
+    ],
+)
+def test_one_that_is_no_better_than_a_trivial_one_wants_rows_only_where_it_may_be(lost, won, wanted):
+    trivial = contestant("tfidf", Arm.TRIVIAL, BASE, dev=0.5)
+    found = told(Gate(), [contestant("lora", Arm.TUNED, other(BASE, lost, won), dev=0.9), trivial], None)
+    assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, wanted)
+    assert ("if the gain over tfidf is 1.0 points" in found.reason) == (lost < 800), "one that is surely worse wants none"
+    assert ("These rows would most likely have told" in found.reason) == (lost == 40)
