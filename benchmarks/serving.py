@@ -76,12 +76,14 @@ def measure(folder: Path, seconds: float, moves: int, clients: int, base: str) -
                 told: dict[str, Any] = json.loads(driver.communicate(timeout=seconds + 300)[0])
             alone.append(one_at_a_time(rivals[0], single))
             batches = metrics(url)
+            back = take_back(folder)
     rows_a_batch = batches["bakeoff_batch_rows_sum"] / batches["bakeoff_batch_rows_count"]
     before, after = alone
     one = {key: round((before[key] + after[key]) / 2, 2) for key in before}
     return told | {
         "moves": len(moved),
         "longest_move_s": round(max(moved, default=0.0), 2),
+        "rollback_s": round(back, 2),
         "clients": clients,
         "base": base,
         "rows_a_batch": round(rows_a_batch, 2),
@@ -139,6 +141,25 @@ def move(places: LivePlaces, rivals: list[ContenderRecord], moves: int, seconds:
             time.sleep(0.05)
         took.append(time.monotonic() - began)
     return took
+
+
+def take_back(folder: Path) -> float:
+    """Seconds that the command takes which makes the first version champion again."""
+    command = [
+        sys.executable,
+        "-m",
+        "cli.main",
+        "champion",
+        "rollback",
+        str(folder / "task.yaml"),
+        "--to",
+        "1",
+        "--reason",
+        "timed",
+    ]
+    began = time.monotonic()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE)
+    return time.monotonic() - began
 
 
 def metrics(url: str) -> dict[str, float]:

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 300
 MOVES = 10
 GOALS = {"failed": "== 0", "moves": f">= {MOVES}", "versions_seen": f">= {MOVES + 1}", "seconds": f">= {SECONDS}"}
+GOALS |= {"rollback_s": "<= 60"}
 TOLD = (
     "requests",
     "requests_per_second",

@@ -95,8 +95,9 @@ def _why_not(verdicts: Sequence[Verdict], read: Sequence[dict[str, Answers] | No
     if missing:
         return f"the answers of run {' and '.join(missing)} are not in the workspace (any more)"
     rows = [{pair for each in answers.values() for pair in _rows(each)} for answers in read if answers]
-    if rows[0] == rows[1] and all(len(each) == len(rows[0]) for answers in read if answers for each in answers.values()):
-        return ""
+    if rows[0] == rows[1]:
+        once = all(len(each) == len(rows[0]) for answers in read if answers for each in answers.values())
+        return "" if once else "the test rows have repeats, which cannot be told apart"
     shared = len(rows[0] & rows[1])
     return f"they were tested on different rows: {len(rows[0]):,} and {len(rows[1]):,}, of which {shared:,} are the same"
 
