@@ -298,6 +298,7 @@ def _measure(simulations: int, names: list[str], seed: int, pool: ProcessPoolExe
         times = max(1, simulations // SLOW.get(name, 1))
         rate, interval = rate_of(SCENARIOS[name], times, seed, pool)
         found[name] = {"false_promotion_rate": rate, "interval": interval, "simulations": times}
+        say(name, found[name])
     worst = max(found, key=lambda name: found[name]["false_promotion_rate"])
     gain, of_gain = rate_of(better, simulations, seed, pool)
     saved, of_saved = rate_of(cheaper, max(1, simulations // 4), seed, pool)
@@ -317,6 +318,13 @@ def _measure(simulations: int, names: list[str], seed: int, pool: ProcessPoolExe
     }
 
 
+def say(name: str, found: dict[str, Any]) -> None:
+    """Tell a scenario's figures on standard error, as soon as they are there."""
+    low, high = found["interval"]
+    line = f"{name:15} {found['false_promotion_rate']:8.2%} [{low:.2%}, {high:.2%}] of {found['simulations']:,}"
+    print(line, file=sys.stderr, flush=True)
+
+
 def main() -> None:
     """Measure, and print a table or JSON; exit status 1 where a scenario is surely above the stated level."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -332,9 +340,6 @@ def main() -> None:
     if options.output == "json":
         print(json.dumps(found, indent=2))
     else:
-        for name, each in found["scenarios"].items():
-            low, high = each["interval"]
-            print(f"{name:12} {each['false_promotion_rate']:8.2%} [{low:.2%}, {high:.2%}] of {each['simulations']:,}")
         print(f"stated level {found['stated_level']:.2%}; power at 3 points {found['power_at_3_points']:.1%}")
     sys.exit(any(each["interval"][0] > found["stated_level"] for each in found["scenarios"].values()))
 

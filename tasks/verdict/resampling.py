@@ -69,11 +69,11 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     rows = len(sums.first)
-    both = numpy.concatenate([sums.first, sums.second], axis=1)
+    kinds, codes = numpy.unique(numpy.concatenate([sums.first, sums.second], axis=1), axis=0, return_inverse=True)
     cut = sums.first.shape[1]
 
     def difference(drawn: Any, axis: int) -> Any:
-        total = _weights(drawn, rows) @ both
+        total = _counts(drawn, len(kinds)) @ kinds
         return sums.figure(total[..., :cut]) - sums.figure(total[..., cut:])
 
     if rows < 2:
@@ -86,7 +86,7 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
     with warnings.catch_warnings(), numpy.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)  # it comes back as an interval without bounds
         found = bootstrap(
-            (numpy.arange(rows),),
+            (codes.astype(numpy.int32),),  # rows that bring the same are drawn as one kind
             difference,
             n_resamples=resamples or max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_DRAWN // rows)),
             batch=max(1, AT_ONCE // rows),
@@ -129,15 +129,15 @@ def permutation_p(sums: Sums, resamples: int | None = None) -> float:
     return float(found.pvalue)
 
 
-def _weights(drawn: Any, rows: int) -> Any:
-    """How often each row was drawn, for each resample: [resamples, rows]."""
+def _counts(drawn: Any, kinds: int) -> Any:
+    """How many rows of each kind were drawn, for each resample: [resamples, kinds]."""
     import numpy
 
     drawn = numpy.asarray(drawn)
     flat = drawn.reshape(-1, drawn.shape[-1])
-    shifted = flat + rows * numpy.arange(len(flat))[:, None]
-    counts = numpy.bincount(shifted.ravel(), minlength=rows * len(flat)).reshape(len(flat), rows)
-    return counts.reshape(*drawn.shape[:-1], rows).astype(float)
+    shifted = flat + kinds * numpy.arange(len(flat), dtype=numpy.int64)[:, None]
+    counts = numpy.bincount(shifted.ravel(), minlength=kinds * len(flat)).reshape(len(flat), kinds)
+    return counts.reshape(*drawn.shape[:-1], kinds).astype(float)
 
 
 def _gather(parts: "numpy.ndarray", clusters: "numpy.ndarray") -> "numpy.ndarray":
