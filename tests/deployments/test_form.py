@@ -18,9 +18,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from deployments.register import register
 from tasks.config import BakeoffConfig
 from tests.deployments.pages import opened_pages
-from tests.deployments.test_on_a_server import finish, logs, start
+from tests.deployments.test_on_a_server import call, finish, logs, start
 from tests.deployments.test_worker import until
-from tests.live import environment, eventually, running
+from tests.live import environment, eventually, running, same
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.slow
@@ -37,6 +37,10 @@ CONFIG: dict[str, Any] = {
     "tuned": [TUNED],
     "gate": GATE,
 }
+
+
+ALONE = {**CONFIG, "name": NAME, "tuned": []}
+"""The prompt by itself, which thereby becomes the first champion."""
 
 
 @pytest.fixture(scope="module")
@@ -60,15 +64,21 @@ def artifacts(api: httpx.Client, run: str) -> dict[str, Any]:
 
 def publish_first(api: httpx.Client) -> None:
     """The champion's first version: the prompt, which alone competed."""
-    alone = {**CONFIG, "name": NAME, "tuned": []}
-    first = start(api, parameters={"config": alone}).raise_for_status().json()["id"]
+    first = start(api, parameters={"config": ALONE}).raise_for_status().json()["id"]
     assert finish(api, first)["type"] == "COMPLETED", logs(api, first)
     assert f"# Champion of {NAME.replace('-', chr(92) + '-')}: version 1, asked" in artifacts(api, first)[f"champion-{NAME}"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: `apt-get install chromium` brings one")
-def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser(
-    registered: None, server: str, api: httpx.Client, worker: "subprocess.Popen[bytes]", tmp_path: Path
+def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser_and_a_function_call_comes_to_the_same_verdict(
+    registered: None,
+    server: str,
+    api: httpx.Client,
+    worker: "subprocess.Popen[bytes]",
+    home: Path,
+    readable: Path,
+    settings_file: Path,
+    tmp_path: Path,
 ) -> None:
     publish_first(api)
     bakeoff, rollback = deployment(api, "bakeoff/cpu"), deployment(api, "rollback/cpu")
@@ -139,7 +149,11 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.open_artifact(f"verdict-{NAME}")
         ui.says("PUBLISHED: tiny", "Ada: It reads well.")
         ui.look("verdict", whole=True)
-        for key, said in (("contenders", "macro-F1"), ("report", "bakeoff report"), ("champion", "version 2, tiny")):
+        for key, said in (
+            ("contenders", "macro-F1"),
+            ("report", "right label down, answer across"),
+            ("champion", "version 2, tiny"),
+        ):
             ui.open_run(run, tab="Artifacts")
             ui.open_artifact(f"{key}-{NAME}")
             ui.says(said)
@@ -158,6 +172,13 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.open_artifact(f"champion-{NAME}")
         ui.says("version 3, asked", "taken back to version 1", "It reads irony wrong.", "Ada (")
         ui.look("champion-after-rollback", whole=True)
+
+    by_form = json.loads((home / "workspace" / "runs" / run / "verdict.json").read_text())
+    nobody_asked = {**sent, "gate": {**sent["gate"], "approval": False}}
+    for config in (ALONE, nobody_asked):
+        called = call(config, readable, tmp_path / "called", server, settings_file)
+    assert (by_form["winner"], by_form["approval"]["by"], called["approval"]) == ("tiny", "Ada", None)
+    assert same({**by_form, "approval": None}) == same(called)
 
     again = api.post(f"/deployments/{rollback}/create_flow_run", json={"parameters": {"name": NAME, "to": 9, "reason": "?"}})
     state = finish(api, again.raise_for_status().json()["id"])

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.deployments import run_deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.register import register
@@ -79,10 +80,10 @@ def take_verdict(home: Path, run: str, kept: Path) -> Any:
     return verdict
 
 
-def call(readable: Path, home: Path, server: str, settings_file: Path) -> Any:
+def call(config: dict[str, Any], readable: Path, home: Path, server: str, settings_file: Path) -> Any:
     """The verdict of a function call in the folder of the data, in a process of its own."""
     env = environment(PREFECT_API_URL=server, BAKEOFF_HOME=str(home), BAKEOFF_SETTINGS=str(settings_file))
-    command = [sys.executable, "-c", CALL, json.dumps(CONFIG)]
+    command = [sys.executable, "-c", CALL, json.dumps(config)]
     done = subprocess.run(command, env=env, cwd=readable, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -166,7 +167,7 @@ def test_a_bad_run_is_refused_before_it_starts(registered: None, api: httpx.Clie
     assert said in answer.text
 
 
-def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
+def test_run_deployment_the_schedule_and_a_function_call_come_to_the_same_verdict(
     registered: None,
     server: str,
     api: httpx.Client,
@@ -178,7 +179,8 @@ def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
 ) -> None:
     if home.exists():  # other tests' runs of the same worker left their products in it
         home.rename(tmp_path / "before")
-    by_hand = start(api).raise_for_status().json()["id"]
+    with temporary_settings({PREFECT_API_URL: server}):
+        by_hand = str(run_deployment("bakeoff/cpu", timeout=0).id)
     assert finish(api, by_hand)["type"] == "COMPLETED", logs(api, by_hand)
     first = take_verdict(home, by_hand, tmp_path / "by-hand")
 
@@ -186,7 +188,7 @@ def test_the_api_the_schedule_and_a_function_call_come_to_the_same_verdict(
     assert finish(api, scheduled)["type"] == "COMPLETED", logs(api, scheduled)
     second = take_verdict(home, scheduled, tmp_path / "scheduled")
 
-    third = call(readable, tmp_path / "called", server, settings_file)
+    third = call(CONFIG, readable, tmp_path / "called", server, settings_file)
     assert (first["run_id"], first["decision"]) == (by_hand, "publish")
     assert len({verdict["run_id"] for verdict in (first, second, third)}) == 3
     looked = ["model loopback"]  # of its announced end, before it was known whether a bake-off is due
