@@ -55,7 +55,7 @@ AUDIT ?= --vulnerability-service osv
 audit: setup ## Fail if a locked version is known to be vulnerable (asks osv.dev)
 	@$(BIN)/pip-audit $(AUDIT) --progress-spinner off --disable-pip --no-deps --requirement deployments/image/common.lock --requirement deployments/image/cuda.lock
 
-HOME_HERE = BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} BAKEOFF_ROOTS=$${BAKEOFF_ROOTS:-$(CURDIR)/configs}
+HOME_HERE = BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff}
 up: setup ## Prefect server, UI, workers, S3 and local LLM on this machine: make up PORT=4200
 	@$(HOME_HERE) $(BIN)/python -m deployments up $(if $(PORT),--port $(PORT)) $(UP)
 
@@ -70,7 +70,7 @@ deploy: setup ## Register the flows on the work pools of a running Prefect serve
 
 POOL ?= cpu
 worker: setup ## Start a worker: make worker POOL=gpu|apple-silicon|cpu
-	@BAKEOFF_HOME=$${BAKEOFF_HOME:-$(CURDIR)/.bakeoff} $(BIN)/python -m deployments worker $(POOL)
+	@$(HOME_HERE) $(BIN)/python -m deployments worker $(POOL)
 
 clean: ## Remove .venv (the workspace in .bakeoff stays)
 	@rm -rf $(VENV)

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from deployments.pools import IMAGE, POOLS, TYPES
 from tasks.config import load_config
 from tasks.errors import BakeoffError, Refused
-from tasks.settings import prefect_defaults
+from tasks.settings import load_settings, prefect_defaults
 
 F = TypeVar("F", bound=Callable[..., Any])
+QUICKSTART = Path("configs/quickstart.yaml")
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -24,7 +26,7 @@ def wishes(command: F) -> F:
         click.option(
             "--config",
             type=click.Path(path_type=Path),
-            default=Path("configs/quickstart.yaml"),
+            default=QUICKSTART,
             show_default=True,
             help="The config whose values a run has by default.",
         ),
@@ -106,15 +108,26 @@ def main(
 @main.command(context_settings=SETTINGS)
 @wishes
 @click.option("--port", type=click.IntRange(1, 65535), help="The server's port; else 4200, or the next one that is free.")
-def up(config: Path, nightly: tuple[str, ...], timezone: str, notify: tuple[str, ...], port: int | None) -> None:
-    """Start the Prefect server, workers, S3 and the local LLM on this machine, and register everything. Again: go on, or update."""
+@click.pass_context
+def up(
+    context: click.Context, config: Path, nightly: tuple[str, ...], timezone: str, notify: tuple[str, ...], port: int | None
+) -> None:
+    """Start the Prefect server, workers, S3 and the local LLM on this machine, and register everything. Again: go on, or update.
+
+    What is not given is as the last time in this home; the defaults below are those of the first time, when runs may read
+    the files in configs.
+    """
     with told():
-        from deployments.up import Wish, up
+        from deployments.up import up
+        from deployments.wish import Wish, as_last_time
 
         for room in ("register", "pools", "automations"):
             logging.getLogger(f"deployments.{room}").setLevel(logging.WARNING)
+        settings = load_settings()
+        roots, given = tuple(settings.roots), _given(context)
         active = tuple(pool for pool in nightly if pool != "none")
-        stack = up(Wish(load_config(config), active, timezone, notify), port)
+        asked = Wish(config.absolute(), active, timezone, roots or (QUICKSTART.parent.absolute(),), notify)
+        stack = up(as_last_time(asked, given | {"roots"} if roots else given, settings.home), port)
     click.echo(f"\nUI       {stack.ui}\nshell    export PREFECT_API_URL={stack.api}\nlogs     {stack.folder}\nstop     make down")
 
 
@@ -149,6 +162,11 @@ def worker(pool: str, with_healthcheck: bool) -> None:
         from deployments.worker import work
 
         work(pool, with_healthcheck)
+
+
+def _given(context: click.Context) -> set[str]:
+    """The names of the options that stand on the command line."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
     <home>/up/supervisord.conf, .log, .pid      the supervisor's own
     <home>/up/address                           the server's port, kept from one start to the next
+    <home>/up/wish.json                         what was registered last, and what runs may read (`deployments/wish.py`)
     <home>/up/server.log, services.log, …       what the programs print, 20 MB each at most, and one older file
     <home>/prefect/                             the server's database and leases
 

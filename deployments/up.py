@@ -4,13 +4,13 @@ import logging
 import platform
 import socket
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from deployments.stack import DEAD, Stack, left_over, log_end, settle, start_dead, states, stop, supervisor_of
+from deployments.wish import Wish, keep
 from services.keeper import wait_until_stopped
-from tasks.config import BakeoffConfig
+from tasks.config import BakeoffConfig, load_config
 from tasks.device import accelerators
 from tasks.errors import BadConfig, MissingPart
 from tasks.settings import Settings, load_settings, settings_file
@@ -24,16 +24,6 @@ START_S = 180.0
 SERVICE_S = 10.0
 
 
-@dataclass(frozen=True)
-class Wish:
-    """What is to be registered."""
-
-    config: BakeoffConfig
-    nightly: tuple[str, ...]
-    timezone: str
-    notify: tuple[str, ...] = ()
-
-
 def up(wish: Wish, port: int | None = None) -> Stack:
     """Start what does not run yet, register pools, deployments and automations, and wait until all workers poll.
 
@@ -41,11 +31,11 @@ def up(wish: Wish, port: int | None = None) -> Stack:
         port: the server's; None takes the last one of this home, or the first free one from 4200 on.
 
     Raises:
-        BadConfig: the port is taken, or the config names an endpoint or a store that the settings do not know.
+        BadConfig: the port is taken, the config cannot be read, or it names an endpoint or a store that the settings do not know.
         MissingPart: supervisor is not installed, or a program does not start; the message ends with the last lines of its log.
     """
-    settings = load_settings()
-    _check_names(wish.config, settings)
+    settings, config = load_settings(), load_config(wish.config)
+    _check_names(config, settings)
     settings.check_home()
     home, began, since = settings.home.resolve(), time.monotonic(), ""
     pools = pools_here()
@@ -61,13 +51,14 @@ def up(wish: Wish, port: int | None = None) -> Stack:
         for name in start_dead(home):
             logger.info("%s: started again", name)
     else:
-        stack = Stack(home, _port(home, port), pools, settings_file(), tuple(settings.roots))
+        stack = Stack(home, _port(home, port), pools, settings_file(), wish.roots)
         since = datetime.now(UTC).isoformat()
         stack.start()
         (stack.folder / "address").write_text(f"{stack.port}\n")
     _wait_for_server(stack)
     logger.info("the UI answers after %.1f s: %s", time.monotonic() - began, stack.ui)
-    _register(stack, wish)
+    _register(stack, wish, config)
+    keep(wish, home)
     _wait_for_workers(stack, since)
     logger.info("workers poll after %.1f s: %s", time.monotonic() - began, ", ".join(pools))
     return stack
@@ -108,13 +99,13 @@ def _check_names(config: BakeoffConfig, settings: Settings) -> None:
         settings.endpoint(prompt.endpoint)
 
 
-def _register(stack: Stack, wish: Wish) -> None:
+def _register(stack: Stack, wish: Wish, config: BakeoffConfig) -> None:
     from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
     from deployments.register import register
 
     with temporary_settings({PREFECT_API_URL: stack.api, PREFECT_HOME: stack.home / "prefect"}):
-        register(wish.config, wish.nightly, wish.timezone, notify=wish.notify)
+        register(config, wish.nightly, wish.timezone, notify=wish.notify)
 
 
 def _wait_for_server(stack: Stack) -> None:

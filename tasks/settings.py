@@ -353,7 +353,9 @@ def prefect_defaults() -> None:
 
 
 def _split_paths(value: Any) -> Any:
-    return value.split(os.pathsep) if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    return [path for path in value.split(os.pathsep) if path]  # an empty one would be the working folder
 
 
 class _Sources(BaseSettings, Settings):

@@ -1,24 +1,28 @@
 """`make up`, `make down`: the real thing, in a home of its own."""
 
 import configparser
+import logging
 import re
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from deployments import stack as stacks
 from deployments import up as ups
+from deployments.__main__ import main
 from deployments.stack import Program, Stack, configuration, left_over, settle, socket_of, states, stop, supervisor_of
-from deployments.up import Wish, pools_here, up
-from tasks.config import BakeoffConfig
+from deployments.up import pools_here
+from deployments.wish import Wish, as_last_time, keep
 from tasks.errors import MissingPart
 from tests.deployments.receiver import Receiver
 from tests.live import environment, eventually
@@ -41,8 +45,8 @@ Command = Callable[..., "subprocess.CompletedProcess[str]"]
 def command(root: Path, tmp_path: Path) -> Command:
     """`python -m deployments …` on a home of the test's own."""
 
-    def run(*words: str) -> "subprocess.CompletedProcess[str]":
-        env = environment(BAKEOFF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", BAKEOFF_DEVICE="cpu")
+    def run(*words: str, **names: str) -> "subprocess.CompletedProcess[str]":
+        env = environment(BAKEOFF_HOME=str(tmp_path / "home"), HF_HUB_OFFLINE="1", BAKEOFF_DEVICE="cpu", **names)
         return subprocess.run([sys.executable, "-m", "deployments", *words], env=env, cwd=root, capture_output=True, text=True)
 
     return run
@@ -77,12 +81,14 @@ def free_port() -> int:
 
 
 @pytest.mark.slow
-def test_one_command_starts_everything_again_changes_nothing_and_one_command_stops_it(command: Command, tmp_path: Path) -> None:
+def test_one_command_starts_everything_again_changes_nothing_one_stops_it_and_a_plain_one_has_the_same_again(
+    command: Command, tmp_path: Path
+) -> None:
     home, port, config = tmp_path / "home", free_port(), tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump({"name": "mine", "dataset": "owner/name"}))
     words = ("up", "--config", str(config), "--nightly", "none")
     try:
-        first = command(*words, "--port", str(port))
+        first = command(*words, "--port", str(port), BAKEOFF_ROOTS=str(tmp_path / "mine"))
         assert first.returncode == 0, first.stderr
         assert f"UI       http://127.0.0.1:{port}\n" in first.stdout
         before = {name: each["pid"] for name, each in states(home).items() if each["statename"] == "RUNNING"}
@@ -91,10 +97,7 @@ def test_one_command_starts_everything_again_changes_nothing_and_one_command_sto
             page = client.get("/", follow_redirects=True)
             assert "text/html" in page.headers["content-type"]
             assert client.get("/ui-settings").raise_for_status().json()["api_url"] == "/api"
-            deployment = client.get("/api/deployments/name/bakeoff/cpu").raise_for_status().json()
-            assert deployment["parameters"]["config"]["name"] == "mine"
-            nightly = client.get("/api/deployments/name/retrain/cpu-nightly").raise_for_status().json()["schedules"]
-            assert [schedule["active"] for schedule in nightly] == [False]
+        assert registered(port) == ("mine", "mine", [False])
         again = command(*words)
         assert again.returncode == 0, again.stderr
         assert {name: each["pid"] for name, each in states(home).items()} == before
@@ -106,6 +109,86 @@ def test_one_command_starts_everything_again_changes_nothing_and_one_command_sto
     assert not any(psutil.pid_exists(pid) for pid in before.values())
     assert (home / "prefect" / "prefect.db").stat().st_size > 0
     assert (command("down").stdout, command("status").returncode) == ("nothing was running\n", 1)
+    try:
+        plain = command("up")
+        assert plain.returncode == 0, plain.stderr
+        assert f"as the last time: --config {config}, --nightly none, BAKEOFF_ROOTS={tmp_path / 'mine'};" in plain.stderr
+        assert registered(port) == ("mine", "mine", [False])
+        worker = psutil.Process(states(home)["worker-cpu"]["pid"])
+        assert worker.environ()["BAKEOFF_ROOTS"] == str(tmp_path / "mine")
+    finally:
+        command("down")
+
+
+def registered(port: int) -> tuple[str, str, list[bool]]:
+    """The bake-off that a run by hand has by default, the one of the night, and whether there are nights."""
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api/deployments/name", timeout=30) as client:
+        by_hand, nightly = (client.get(name).raise_for_status().json() for name in ("bakeoff/cpu", "retrain/cpu-nightly"))
+    names = [each["parameters"]["config"]["name"] for each in (by_hand, nightly)]
+    return names[0], names[1], [schedule["active"] for schedule in nightly["schedules"]]
+
+
+def test_what_is_not_given_is_as_the_last_time_and_what_is_given_replaces_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    default = Wish(Path("/demo.yaml"), ("cpu",), "UTC", (Path("/configs"),))
+    assert as_last_time(default, set(), tmp_path) == default
+    mine = Wish(tmp_path / "mine.yaml", (), "Europe/Berlin", (tmp_path / "a", tmp_path / "b"), ("slack-webhook/ours",))
+    (tmp_path / "up").mkdir()
+    keep(mine, tmp_path)
+    assert caplog.text == ""
+    assert as_last_time(default, set(), tmp_path) == replace(mine, notify=())  # the server has the block
+    said = f"--config {mine.config}, --nightly none, --timezone Europe/Berlin, BAKEOFF_ROOTS={tmp_path / 'a'}:{tmp_path / 'b'};"
+    assert [f"as the last time: {said}" in line for line in caplog.messages] == [True]
+    other = {"config": tmp_path / "other.yaml", "nightly": ("gpu", "cpu")}
+    assert as_last_time(replace(default, **other), other, tmp_path) == replace(mine, **other, notify=())
+    keep(default, tmp_path)
+    caplog.clear()
+    assert (as_last_time(default, set(), tmp_path), caplog.text) == (default, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "roots", "config", "nightly", "reads"),
+    [
+        ([], "", "mine.yaml", ("gpu",), "mine"),
+        (["--config", "other.yaml"], "", "other.yaml", ("gpu",), "mine"),
+        (["--nightly", "none"], "theirs", "mine.yaml", (), "theirs"),
+        (["--nightly", "cpu"], "", "mine.yaml", ("cpu",), "mine"),
+    ],
+)
+def test_the_command_line_goes_over_what_was_kept_also_where_it_says_what_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], roots: str, config: str, nightly: tuple[str, ...], reads: str
+) -> None:
+    asked: list[Wish] = []
+
+    def start(wish: Wish, port: int | None) -> Stack:
+        asked.append(wish)
+        return Stack(tmp_path, 4200, ("cpu",))
+
+    (tmp_path / "up").mkdir()
+    keep(Wish(tmp_path / "mine.yaml", ("gpu",), "UTC", (tmp_path / "mine",)), tmp_path)
+    monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path))
+    monkeypatch.setenv("BAKEOFF_ROOTS", roots)
+    monkeypatch.setattr(ups, "up", start)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["up", *words])
+    assert done.exit_code == 0, done.output
+    assert asked == [Wish(tmp_path / config, nightly, "UTC", (tmp_path / reads,))]
+
+
+def test_a_config_that_is_there_no_more_is_named_before_anything_starts(command: Command, tmp_path: Path) -> None:
+    gone = tmp_path / "gone.yaml"
+    (tmp_path / "home" / "up").mkdir(parents=True)
+    keep(Wish(gone, (), "UTC", ()), tmp_path / "home")
+    done = command("up")
+    assert (done.returncode, f"as the last time: --config {gone}" in done.stderr) == (2, True)
+    assert f"cannot read config {gone}" in done.stderr
+
+
+def test_make_up_hands_on_the_folders_that_somebody_named_and_names_none_itself(root: Path) -> None:
+    planned = subprocess.run(["make", "--dry-run", "up"], cwd=root, env=environment(), capture_output=True, text=True)
+    assert (planned.returncode, "BAKEOFF_ROOTS" in planned.stdout) == (0, False)
 
 
 def test_a_supervisor_that_is_stopping_is_waited_for_before_another_one_starts(small: Small) -> None:
@@ -207,13 +290,14 @@ def test_the_programs_have_the_settings_and_folders_of_whoever_starts_them_by_ab
     environments: list[dict[str, str]] = []
     monkeypatch.setattr(Stack, "start", start)
     monkeypatch.chdir(tmp_path)
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"dataset": "owner/name", "prompts": [{"name": "asked", "endpoint": "ours"}]}))
     (tmp_path / (named or "bakeoff.yaml")).write_text("endpoints: {ours: {base_url: 'http://127.0.0.1:9/v1', model: m}}")
     if named:
         monkeypatch.setenv("BAKEOFF_SETTINGS", named)
     monkeypatch.setenv("BAKEOFF_ROOTS", "data:more")
-    asking = BakeoffConfig.model_validate({"dataset": "owner/name", "prompts": [{"name": "asked", "endpoint": "ours"}]})
     with pytest.raises(Started):
-        up(Wish(asking, (), "UTC"))
+        CliRunner().invoke(main, ["up", "--config", "config.yaml"], catch_exceptions=False)
     assert len(environments) >= 2
     for given in environments:
         assert given["BAKEOFF_SETTINGS"] == str(tmp_path / (named or "bakeoff.yaml"))
