@@ -48,6 +48,8 @@ class Team:
         self.words = {name: secrets.token_hex(12) for name in ("DATABASE_PASSWORD", "S3_ACCESS_KEY", "S3_SECRET_KEY")}
         self.ports = {"server:4200": free_port(), "s3:8333": free_port(), "database:5432": free_port()}
         make_readable(made(self.folder / "data"))
+        (self.folder / "data" / "team.yaml").write_text(yaml.safe_dump(CONFIG))
+        self.words["BAKEOFF_CONFIG"] = str(self.folder / "data" / "team.yaml")
 
     @property
     def api(self) -> str:
@@ -105,7 +107,7 @@ class Team:
         """A run of `bakeoff/cpu`: the verdict that it left in the worker's home."""
         with Patient(base_url=self.api, timeout=60) as api:
             deployment = api.get("/deployments/name/bakeoff/cpu").raise_for_status().json()["id"]
-            asked = api.post(f"/deployments/{deployment}/create_flow_run", json={"parameters": {"config": CONFIG}})
+            asked = api.post(f"/deployments/{deployment}/create_flow_run", json={})
             run = asked.raise_for_status().json()["id"]
             ended = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
             wait(lambda: api.get(f"/flow_runs/{run}").json()["state_type"] in ended, 300, self.folder / "worker-cpu.log")

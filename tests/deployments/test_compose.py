@@ -54,9 +54,21 @@ def test_a_workers_environment_is_settings_that_there_are(compose: dict[str, Any
 
 def test_what_is_kept_is_kept_in_volumes(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    homes = {
-        name: next(at for at in each["volumes"] if at.endswith(("/var/lib/bakeoff", "/data")))
-        for name, each in services.items()
-        if "volumes" in each
-    }
-    assert {at.partition(":")[0] for at in homes.values()} == set(compose["volumes"])
+    kept = [at for each in services.values() for at in each.get("volumes", []) if not at.endswith(":ro")]
+    assert sorted(at.partition(":")[0] for at in kept) == sorted(compose["volumes"])
+    assert all(at.endswith(("/var/lib/bakeoff", "/data")) for at in kept)
+
+
+def test_what_is_registered_is_a_teams_own_config_beside_its_rows_and_without_one_the_demo(
+    compose: dict[str, Any], root: Path
+) -> None:
+    words = compose["services"]["register"]["command"]
+    named = re.fullmatch(r"\$\{BAKEOFF_CONFIG:-(\S+)\}", words[words.index("--config") + 1])
+    assert named
+    assert (root / named[1]).is_file()
+    example = (root / "deployments" / "compose.env.example").read_text()
+    (suggested,) = re.findall(r"^# BAKEOFF_CONFIG=(\S+)$", example, re.MULTILINE)
+    assert suggested.startswith("/data/")
+    readers = [each for name, each in compose["services"].items() if name == "register" or name.startswith("worker")]
+    assert len(readers) == 3
+    assert all("${BAKEOFF_DATA:-../data}:/data:ro" in each["volumes"] for each in readers)
