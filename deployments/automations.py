@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ STUCK = timedelta(minutes=15)
 """A run that a worker took, and that did not begin for so long, was lost with the worker; nodes and images have come by then."""
 WANTED = "bakeoff.retrain.wanted"
 """An event by which anybody who reaches the server has a bake-off run again."""
+WANTED_OF_ALL = "bakeoff: an event starts a retrain"
+"""What an earlier release called the one automation for that event; beside its successor it would start each retrain twice."""
 LONGEST = 2_000
 """Characters of a reason that the flow takes; a longer one is cut, rather than have its run refused."""
 TRIES = 3
@@ -114,22 +117,27 @@ def notifications(blocks: Sequence[UUID]) -> "list[AutomationCore]":
     ]
 
 
-def wanted(name: str, deployment: UUID) -> "AutomationCore":
+def wanted(config: BakeoffConfig, deployment: UUID) -> "AutomationCore":
     """An event about a bake-off starts its retrain, with the event's reason: `because` in the payload.
 
+    Each bake-off has one of its own. It says the config itself, since the deployment's is that of the bake-off registered last.
+
     Args:
-        name: the bake-off's.
         deployment: of the flow `retrain`.
     """
     from prefect.events.actions import RunDeployment
     from prefect.events.schemas.automations import EventTrigger, Posture
 
     because = "{{ (event.payload.because or 'an event asked for it')|string|truncate(" + f"{LONGEST}" + ", true, '…', 0) }}"
+    parameters = {
+        "because": {"__prefect_kind": "jinja", "template": because},
+        "config": {"__prefect_kind": "json", "value": config.model_dump_json()},  # as text: a prompt's braces are no template
+    }
     return _automation(
-        "an event starts a retrain",
-        f"The event {WANTED} about bakeoff.config.{name} runs the bake-off, for the reason that it gives.",
-        EventTrigger(expect={WANTED}, match={"prefect.resource.id": f"bakeoff.config.{name}"}, posture=Posture.Reactive),
-        [RunDeployment(deployment_id=deployment, parameters={"because": {"__prefect_kind": "jinja", "template": because}})],
+        f"an event starts a retrain of {config.name}",
+        f"The event {WANTED} about bakeoff.config.{config.name} runs the bake-off, for the reason that it gives.",
+        EventTrigger(expect={WANTED}, match={"prefect.resource.id": f"bakeoff.config.{config.name}"}, posture=Posture.Reactive),
+        [RunDeployment(deployment_id=deployment, parameters=parameters)],
     )
 
 
@@ -160,9 +168,14 @@ def find_block(client: "SyncPrefectClient", name: str) -> UUID:
     return block.id
 
 
-def apply_automation(client: "SyncPrefectClient", automation: "AutomationCore") -> None:
-    """Make an automation, or bring the one of its name to what is declared; doubles go."""
-    found = sorted(client.read_automations_by_name(automation.name), key=lambda each: str(each.id))
+def apply_automation(client: "SyncPrefectClient", automation: "AutomationCore", formerly: str = "") -> None:
+    """Make an automation, or bring the one of its name to what is declared; doubles go.
+
+    Args:
+        formerly: what an earlier release called it.
+    """
+    names = (automation.name, formerly) if formerly else (automation.name,)
+    found = sorted((each for name in names for each in client.read_automations_by_name(name)), key=lambda each: str(each.id))
     if not found:
         client.create_automation(automation)
         logger.info("automation %s: created", automation.name)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from deployments.automations import TAG, apply_automation, find_block, notifications, recovery, wanted
+from deployments.automations import TAG, WANTED_OF_ALL, apply_automation, find_block, notifications, recovery, wanted
 from deployments.pools import IMAGE, POOLS, apply_pool, job_template, refuse_unknown, types_of
 from tasks.config import BakeoffConfig
 from tasks.errors import BadConfig, MissingPart
@@ -148,11 +148,12 @@ def register(
             blocks = [find_block(client, name) for name in notify]
             for pool, kind in kinds.items():
                 apply_pool(client, pool, kind, image)
-            ids = _apply(declared)
+            ids = _apply(client, declared)
             _unschedule(client, [ids[f"retrain/{pool}"] for pool in POOLS])
-            wishing = wanted(config.name, ids[f"retrain/{next((pool for pool in POOLS if pool in nightly), 'cpu')}"])
-            for automation in [*recovery(), wishing, *(notifications(blocks) if blocks else [])]:
+            for automation in [*recovery(), *(notifications(blocks) if blocks else [])]:
                 apply_automation(client, automation)
+            first = next((pool for pool in POOLS if pool in nightly), "cpu")
+            apply_automation(client, wanted(config, ids[f"retrain/{first}"]), formerly=WANTED_OF_ALL)
             names = [deployment.full_name for deployment in declared]
             return Registered(names, _stale(client, names))
     except httpx.TransportError as error:
@@ -163,16 +164,33 @@ def register(
         ) from None
 
 
-def _apply(declared: "list[RunnerDeployment]") -> dict[str, UUID]:
+def _apply(client: "SyncPrefectClient", declared: "list[RunnerDeployment]") -> dict[str, UUID]:
     """Their ids, by full name."""
     from prefect.client.schemas.objects import VersionInfo
 
     release = VersionInfo(type="prefect:simple", version=version("bakeoff"))  # else Git's remote, keys and all, would be stored
     ids = {}
     for deployment in declared:
+        _name_schedules(client, deployment.full_name)
         ids[deployment.full_name] = UUID(str(deployment.apply(version_info=release)))
         logger.info("deployment %s: registered", deployment.full_name)
     return ids
+
+
+def _name_schedules(client: "SyncPrefectClient", deployment: str) -> None:
+    """Give a slug to the schedules that people added without one: where there is such a one, an update removes them all."""
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_deployment_by_name(deployment)
+    except ObjectNotFound:
+        return
+    for schedule in found.schedules:
+        if schedule.slug is None:
+            slug = f"added-{str(schedule.id)[:8]}"
+            # what is not said again of the parameters, the server takes for none
+            client.update_deployment_schedule(found.id, schedule.id, slug=slug, parameters=schedule.parameters)
+            logger.info("deployment %s: a schedule without a slug is called %s now", deployment, slug)
 
 
 def _unschedule(client: "SyncPrefectClient", ids: Collection[UUID]) -> None:

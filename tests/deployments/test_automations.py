@@ -4,15 +4,16 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.automations import ONCE, SILENCE, TRIES, recovery
+from deployments.automations import ONCE, SILENCE, TRIES, WANTED, recovery
 from deployments.register import register
 from tasks.announcing import announce, budget_watched
-from tasks.config import BakeoffConfig
+from tasks.config import BakeoffConfig, Task
 from tasks.errors import BadConfig, BudgetReached
 from tasks.records import DatasetSummary, Decision, Verdict
 from tasks.settings import PREFECT_DEFAULTS
@@ -95,7 +96,8 @@ def test_registering_again_makes_no_automation_twice_and_one_that_is_off_stays_o
     registered: str, server: str, api: httpx.Client
 ) -> None:
     before = automations(api)
-    assert len(before) == 8
+    assert len([name for name in before if not name.startswith("bakeoff: an event starts")]) == 7
+    assert len(before["bakeoff: an event starts a retrain of told"]) == 1
     off = before["bakeoff: crashed runs begin again"][0]["id"]
     api.patch(f"/automations/{off}", json={"enabled": False}).raise_for_status()
     with temporary_settings({PREFECT_API_URL: server}):
@@ -107,6 +109,45 @@ def test_registering_again_makes_no_automation_twice_and_one_that_is_off_stays_o
     assert [name for name, found in after.items() if not found[0]["enabled"]] == ["bakeoff: crashed runs begin again"]
     assert after["bakeoff: a crash is told of"][0]["actions"] == before["bakeoff: a crash is told of"][0]["actions"]
     api.patch(f"/automations/{off}", json={"enabled": True}).raise_for_status()
+
+
+def test_each_bake_off_has_one_automation_that_runs_it_by_its_own_config_whichever_was_registered_last(
+    registered: str, server: str, api: httpx.Client
+) -> None:
+    told = CONFIG.model_copy(update={"task": Task(instructions="Is {{ row.text }} good?")})
+    other = CONFIG.model_copy(update={"name": "other"})
+    with temporary_settings({PREFECT_API_URL: server}):
+        for config in (told, other, told, other):
+            register(config, nightly=["gpu"])
+    assert {name: len(found) for name, found in automations(api).items() if "retrain" in name}.items() >= {
+        "bakeoff: an event starts a retrain of told": 1,
+        "bakeoff: an event starts a retrain of other": 1,
+    }.items()
+    retrain = api.get("/deployments/name/retrain/gpu").raise_for_status().json()
+    assert retrain["parameters"]["config"]["name"] == "other"
+    about = {"prefect.resource.id": "bakeoff.config.told"}
+    event = {"event": WANTED, "resource": about, "payload": {"because": "new labels"}}
+    api.post("/events", json=[{**event, "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}]).raise_for_status()
+    query = {"deployments": {"id": {"any_": [retrain["id"]]}}}
+    (run,) = eventually(lambda: api.post("/flow_runs/filter", json=query).raise_for_status().json())
+    assert run["parameters"] == {"because": "new labels", "config": told.model_dump(mode="json")}
+    api.delete(f"/flow_runs/{run['id']}").raise_for_status()
+
+
+def test_the_one_automation_that_an_earlier_release_had_for_all_bake_offs_becomes_that_of_this_one(
+    registered: str, server: str, api: httpx.Client
+) -> None:
+    (found,) = automations(api)["bakeoff: an event starts a retrain of told"]
+    api.patch(f"/automations/{found['id']}", json={"enabled": False}).raise_for_status()
+    as_it_was = {key: value for key, value in found.items() if key not in {"id", "created", "updated"}}
+    api.put(f"/automations/{found['id']}", json={**as_it_was, "name": "bakeoff: an event starts a retrain", "enabled": False})
+    with temporary_settings({PREFECT_API_URL: server}):
+        register(CONFIG, nightly=[])
+    after = automations(api)
+    assert "bakeoff: an event starts a retrain" not in after
+    (ours,) = after["bakeoff: an event starts a retrain of told"]
+    assert (ours["id"], ours["enabled"]) == (found["id"], False)
+    api.patch(f"/automations/{found['id']}", json={"enabled": True}).raise_for_status()
 
 
 def test_a_run_that_crashed_is_begun_again_on_the_same_id_and_given_up_after_its_tries(

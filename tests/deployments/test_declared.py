@@ -96,7 +96,7 @@ def test_a_run_that_meets_another_one_is_cancelled_if_it_was_scheduled_and_waits
 
 def test_a_reason_that_an_event_gives_is_cut_to_what_the_flow_takes() -> None:
     assert declared("cpu", "retrain")._parameter_openapi_schema.properties["because"]["maxLength"] == LONGEST
-    (action,) = wanted("mine", uuid4()).actions
+    (action,) = wanted(CONFIG, uuid4()).actions
     assert isinstance(action, RunDeployment)
     assert action.parameters
     template = action.parameters["because"]["template"]

@@ -148,6 +148,28 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
         assert schedules["nightly"]["active"] == (pool == "gpu")
 
 
+def test_schedules_that_people_added_stay_with_or_without_a_slug_and_with_their_parameters(
+    registered: None, server: str, api: httpx.Client
+) -> None:
+    theirs = {
+        "schedule": {"cron": "0 4 * * *", "timezone": "Europe/Berlin"},
+        "parameters": {"config": {**CONFIG, "name": "theirs"}},
+    }
+    both = [{**theirs, "slug": "theirs", "active": False}, {**theirs, "active": True}]
+    places = [deployment(api, "gpu-nightly", "retrain")["id"], deployment(api, "gpu", "retrain")["id"]]
+    added = {each["id"]: each for place in places for each in api.post(f"/deployments/{place}/schedules", json=both).json()}
+    for _ in range(2):
+        with temporary_settings({PREFECT_API_URL: server}):
+            register(BakeoffConfig.model_validate(CONFIG), nightly=["cpu"])
+    kept = {each["id"]: each for place in places for each in api.get(f"/deployments/{place}/schedules").json()}
+    assert set(added) <= set(kept)
+    assert "nightly" in [each["slug"] for key, each in kept.items() if key not in added]
+    for key, before in added.items():
+        slug = before["slug"] or f"added-{key[:8]}"  # without one the server would remove them all at the next registration
+        assert {**kept[key], "updated": None} == {**before, "slug": slug, "updated": None}
+        api.delete(f"/deployments/{before['deployment_id']}/schedules/{key}").raise_for_status()
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
