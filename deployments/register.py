@@ -2,7 +2,8 @@
 
 A deployment does one run at a time. Where it has a schedule, a run that meets another one is cancelled: so a night that takes too
 long does not meet the next one, and of those that were missed one is made up for. Where it has none, a run waits: somebody asked.
-So what is scheduled has a deployment of its own, `retrain/<pool>-nightly`.
+So what is scheduled has a deployment of its own, `retrain/<pool>-nightly`. Bake-offs by hand go side by side: one that only prompts
+would else wait for hours behind one that trains, and trainings take turns by themselves (`tasks/turns.py`).
 """
 
 import logging
@@ -67,7 +68,7 @@ def declare(pool: str, config: BakeoffConfig, nightly: bool = False, timezone: s
     values = {"config": config.model_dump(mode="json")}
     schedule = Cron(NIGHTLY, timezone=_known(timezone), active=nightly, slug=SLUG)
     return [
-        declared_for(bakeoff, pool, values),
+        declared_for(bakeoff, pool, values, one_at_a_time=False),  # trainings take turns, prompts wait for none
         declared_for(retrain, pool, values),
         declared_for(retrain, pool, values, [schedule]),
         declared_for(grade, pool, values),

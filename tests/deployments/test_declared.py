@@ -77,21 +77,21 @@ def test_the_nightly_schedule_is_at_two_and_active_only_where_asked(nightly: boo
     assert schedule.schedule.model_dump(include={"cron", "timezone"}) == {"cron": "0 2 * * *", "timezone": "Europe/Berlin"}
 
 
-def test_a_run_that_meets_another_one_is_cancelled_if_it_was_scheduled_and_waits_if_somebody_asked_for_it() -> None:
+def test_runs_that_meet_are_cancelled_if_scheduled_wait_if_somebody_asked_and_go_side_by_side_if_bake_offs() -> None:
     meets = {
         each.full_name: each.concurrency_options.collision_strategy.value if each.concurrency_options else ""
         for each in declare("cpu", CONFIG)
     }
     assert meets == {
-        "bakeoff/cpu": "ENQUEUE",
+        "bakeoff/cpu": "",  # they do not wait for each other
         "retrain/cpu": "ENQUEUE",
         "retrain/cpu-nightly": "CANCEL_NEW",
         "grade/cpu": "ENQUEUE",
         "predict/cpu": "ENQUEUE",
-        "contend/cpu": "",  # they do not wait for each other
+        "contend/cpu": "",
         "rollback/cpu": "ENQUEUE",
     }
-    assert {each.concurrency_limit for each in declare("cpu", CONFIG) if each.flow_name != "contend"} == {1}
+    assert {each.concurrency_limit for each in declare("cpu", CONFIG) if meets[each.full_name]} == {1}
 
 
 def test_a_reason_that_an_event_gives_is_cut_to_what_the_flow_takes() -> None:

@@ -16,6 +16,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.register import register
 from tasks.config import BakeoffConfig
+from tasks.turns import training_turn
 from tests.live import environment, eventually, same
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,7 @@ CALL = """
 import json, sys
 from flows.bakeoff import bakeoff
 from tasks.config import BakeoffConfig
+from tasks.turns import training_turn
 print(bakeoff(BakeoffConfig.model_validate(json.loads(sys.argv[1]))).model_dump_json())
 """
 
@@ -123,6 +125,8 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     api.post(f"/deployments/{before['gpu']['id']}/schedules", json=[mine]).raise_for_status()
     once = {**mine, "slug": "nightly", "active": True}  # as an earlier release had it
     api.post(f"/deployments/{deployment(api, 'cpu', 'retrain')['id']}/schedules", json=[once]).raise_for_status()
+    api.patch(f"/deployments/{deployment(api, 'cpu')['id']}", json={"concurrency_limit": 1}).raise_for_status()  # so it had this
+    assert deployment(api, "cpu")["global_concurrency_limit"]["limit"] == 1
     with temporary_settings({PREFECT_API_URL: server}):
         register(BakeoffConfig.model_validate(CONFIG), nightly=["gpu"], timezone="Europe/Berlin")
     pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
@@ -132,6 +136,8 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     assert sorted(names) == sorted((pool + end, entry) for pool in POOLS for end, entry in DECLARED)
     for pool in POOLS:
         assert deployment(api, pool)["schedules"] == deployment(api, pool, "retrain")["schedules"] == []
+        assert deployment(api, pool)["global_concurrency_limit"] is None
+        assert deployment(api, pool, "retrain")["global_concurrency_limit"]["limit"] == 1
         after = deployment(api, f"{pool}-nightly", "retrain")
         assert after["id"] == before[pool]["id"]
         assert after["parameters"]["config"]["name"] == "deployed"
@@ -219,6 +225,24 @@ def test_run_deployment_the_schedule_and_a_function_call_come_to_the_same_verdic
     assert same(first) == same(second) == same(third)
     told = {line["name"].partition(".")[0] for line in logs(api, by_hand)}
     assert {"prefect", "tasks", "services"} <= told
+
+
+def test_a_bake_off_that_only_prompts_ends_while_another_one_has_its_training_to_do(
+    registered: None, server: str, api: httpx.Client, worker: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    def begin(name: str, **arms: Any) -> str:
+        return str(start(api, parameters={"config": {**CONFIG, "name": name, **arms}}).raise_for_status().json()["id"])
+
+    def waits(run: str) -> bool:
+        return any("another run trains, this one waits for its turn" in line["message"] for line in logs(api, run))
+
+    with temporary_settings({PREFECT_API_URL: server}), training_turn(tmp_path):  # a training for as long as the test wants
+        trains = begin("trains", prompts=[], tuned=[{**TUNED, "learning_rate": 0.02}])  # no run before made this one
+        eventually(lambda: waits(trains), every=0.5)
+        prompts = begin("prompts", tuned=[])
+        assert finish(api, prompts)["type"] == "COMPLETED", logs(api, prompts)
+        assert api.get(f"/flow_runs/{trains}").raise_for_status().json()["state_type"] == "RUNNING"
+    assert finish(api, trains)["type"] == "COMPLETED", logs(api, trains)
 
 
 def test_an_event_starts_a_retrain_for_the_reason_that_it_gives(registered: None, api: httpx.Client) -> None:
