@@ -24,13 +24,11 @@ COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip uninstall --yes hatchling
 
 FROM packages AS packages-cpu
-# Without TORCH_INDEX the index's own wheel is taken; give TORCH_SHA256 to have the wheel's bytes checked as well.
+# PyTorch keeps its wheels without CUDA on an index of its own; what comes from it is checked by hash like everything else.
 ARG TORCH_INDEX=""
-ARG TORCH_SHA256=""
-COPY deployments/image/cuda.lock ./
-RUN grep --only-matching '^torch==[0-9.]*' cuda.lock > torch.in \
-    && if [ -n "$TORCH_SHA256" ]; then sed -i "s/\$/ --hash=sha256:$TORCH_SHA256/" torch.in; fi \
-    && pip install --no-cache-dir --no-deps ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} --requirement torch.in
+COPY deployments/image/cpu.lock ./
+RUN pip install --no-cache-dir --require-hashes --no-deps --requirement cpu.lock \
+    --index-url "${TORCH_INDEX:?give the address of the CPU wheels of PyTorch: --build-arg TORCH_INDEX=ADDRESS}"
 COPY . .
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . && pip uninstall --yes hatchling
 

@@ -46,7 +46,7 @@ docs: setup ## Write the reference from the code and build the documentation int
 stages: setup ## Keep the code hashes of the stages' versions, after a change
 	@$(BIN)/python -m tests.stages
 
-lock: setup ## Resolve requirements.lock and the images' locks anew from pyproject.toml
+lock: setup ## Resolve requirements.lock and the images' locks anew (a new torch: with TORCH_INDEX)
 	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip compile pyproject.toml --extra dev --extra image --extra quantized --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet --output-file requirements.lock
 	@$(BIN)/python -m deployments.locks

@@ -2,12 +2,15 @@
 
 deployments/image/common.lock    everything but torch, with the demo's models and data
 deployments/image/cuda.lock      torch as the package index has it for Linux, with CUDA's libraries
+deployments/image/cpu.lock       torch without CUDA, from PyTorch's own index, whose address TORCH_INDEX gives
 """
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deployments" / "image"
@@ -16,12 +19,28 @@ PINNED = ["--universal", "--python-version", "3.11", "--no-annotate", "--no-head
 
 
 def main() -> None:
-    """Write both files anew."""
+    """Write the files anew."""
     pinned = resolve("pyproject.toml", "--extra", "image", "--constraint", "requirements.lock")
     demo = resolve("requirements-demo.txt", "--no-deps")  # only their files are used
     common = {name: text for name, text in (pinned | demo).items() if not CUDA.match(name)}
     write(FOLDER / "common.lock", common)
     write(FOLDER / "cuda.lock", {name: text for name, text in pinned.items() if CUDA.match(name)})
+    lock_cpu(next(name for name in pinned if name.startswith("torch==")), FOLDER / "cpu.lock", os.environ.get("TORCH_INDEX", ""))
+
+
+def lock_cpu(torch: str, path: Path, index: str) -> None:
+    """Pin the wheels without CUDA of this torch (`torch==VERSION`). Without an index what is there stays while it fits; else the
+    command ends with what to give."""
+    wanted = f"{torch}+cpu"
+    if index:
+        with TemporaryDirectory() as folder:
+            request = Path(folder) / "torch.in"
+            request.write_text(f"{wanted}\n", encoding="utf-8")
+            write(path, resolve(str(request), "--no-deps", "--index-url", index))
+    elif not path.exists() or wanted not in path.read_text(encoding="utf-8").split():
+        sys.exit(
+            f"{path.name} does not pin {wanted}: give TORCH_INDEX, the address of PyTorch's index of CPU wheels, and lock again"
+        )
 
 
 def resolve(*request: str) -> dict[str, str]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from deployments import locks
+
 
 @pytest.fixture(scope="module")
 def dockerfile(root: Path) -> str:
@@ -46,6 +48,22 @@ def test_the_images_locks_pin_with_hashes_what_the_tests_lock_pins(root: Path) -
         assert len(entries) > 10
         assert pins - tested == set()
         assert all("--hash=sha256:" in entry for entry in entries)
+
+
+def test_the_cpu_image_has_the_torch_of_the_gpu_image_without_cuda_and_by_hash(root: Path) -> None:
+    cpu, cuda = ((root / "deployments/image" / f"{name}.lock").read_text() for name in ("cpu", "cuda"))
+    (torch,) = re.findall(r"^(torch==\S+) ", cuda, flags=re.MULTILINE)
+    assert cpu.startswith(f"{torch}+cpu \\\n    --hash=sha256:")
+    locks.lock_cpu(torch, root / "deployments/image/cpu.lock", index="")
+    with pytest.raises(SystemExit, match=r"does not pin torch==99\+cpu: give TORCH_INDEX"):
+        locks.lock_cpu("torch==99", root / "deployments/image/cpu.lock", index="")
+
+
+def test_the_cpu_image_is_not_built_from_an_index_that_nobody_named(dockerfile: str, tmp_path: Path) -> None:
+    (run,) = re.findall(r"^RUN (pip install .*--requirement cpu\.lock(?:\\\n|.)*)$", dockerfile, flags=re.MULTILINE)
+    done = subprocess.run(["sh", "-c", run], env={"TORCH_INDEX": ""}, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "give the address of the CPU wheels of PyTorch: --build-arg TORCH_INDEX=ADDRESS" in done.stderr
 
 
 def test_a_wheel_whose_bytes_are_others_is_not_installed(root: Path, tmp_path: Path) -> None:
