@@ -115,7 +115,7 @@ def _check_system() -> None:
     command = [sys.executable, "-I", "-S", "-c", f"import ctypes; ctypes.CDLL({OPENMP!r})"]
     tried = subprocess.run(command, capture_output=True, text=True)
     if tried.returncode:
-        why = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1]
+        why = (tried.stderr.strip().splitlines() or [f"exit status {tried.returncode}"])[-1].removeprefix("OSError: ")
         raise MissingPart(
             f"the local LLM needs the system's library {OPENMP} ({why}): install it, on Debian and Ubuntu with"
             " `apt-get install libgomp1`, on Fedora with `dnf install libgomp`"
