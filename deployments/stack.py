@@ -113,7 +113,9 @@ class Stack:
             MissingPart: supervisor is not installed, or it does not start, or an earlier one or its programs live (`settle` first).
         """
         if not find_spec("supervisor"):
-            raise MissingPart("`make up` needs supervisor, which is not installed: run `make setup`, or pip install 'bakeoff[up]'")
+            raise MissingPart(
+                "`make up` needs supervisor, which is missing: run `make setup`, or `pip install '.[up]'` in the project's folder"
+            )
         supervisor = supervisor_of(self.home)
         living = [supervisor.pid] if supervisor else [process.pid for _, process in left_over(self.home)]
         if living:

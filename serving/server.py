@@ -27,7 +27,7 @@ def serve(config: BakeoffConfig, bench: Bench, options: Options) -> None:
         import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise MissingPart(f"{error.name} is not installed: pip install 'bakeoff[serve]'") from None
+        raise MissingPart(f"{error.name} is not installed: `pip install '.[serve]'` in the project's folder") from None
     if options.key_env and not os.environ.get(options.key_env):
         raise BadConfig(f"--key-env names {options.key_env}, which is not set: put the key into it")
     if options.host not in LOOPBACK and not options.key_env:

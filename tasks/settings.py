@@ -104,11 +104,11 @@ class Store(Place):
     single_writer: bool = False
     """Nobody else ever publishes to this store at the same time. Only then is one taken that ignores conditional writes."""
     signing_key: str = ""
-    """A private key's file (PEM): what is published here is signed with it. Needs `bakeoff[signing]`."""
+    """A private key's file (PEM): what is published here is signed with it. Needs the extra `signing`."""
     signing_password_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
     """The environment variable that holds the private key's password; empty where it has none."""
     verifying_key: str = ""
-    """A public key's file (PEM): no contender that lies here is loaded without a signature by it. Needs `bakeoff[signing]`."""
+    """A public key's file (PEM): no contender that lies here is loaded without a signature by it. Needs the extra `signing`."""
     deadline_s: float = Field(120.0, gt=0)
     """For one operation, all attempts and waits together; a transfer gets a second more for every 128 KiB that moved."""
 
@@ -144,7 +144,7 @@ class Base(Place):
     weights_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """The SHA-256 of its `model.safetensors` (or of its GGUF file), checked before use."""
     gguf: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*\.gguf)?$")
-    """The weights' file where they are GGUF; they are unpacked once, into safetensors under the home. Needs `bakeoff[gguf]`."""
+    """The weights' file where they are GGUF; they are unpacked once, into safetensors under the home. Needs the extra `gguf`."""
 
 
 class Training(Place):

@@ -32,7 +32,7 @@ def unpack(gguf: Path, sha256: str, home: Path) -> Path:
         if _is_whole(folder):
             return folder
         if importlib.util.find_spec("gguf") is None:
-            raise MissingPart(f"{gguf.name} can only be tuned when it is unpacked: pip install 'bakeoff[gguf]'")
+            raise MissingPart(f"{gguf.name} can only be tuned when it is unpacked: `pip install '.[gguf]'` in the project's folder")
         logger.info("unpacking %s into %s (once)", gguf.name, folder)
         aside = folder.with_suffix(".writing")
         shutil.rmtree(aside, ignore_errors=True)

@@ -133,7 +133,9 @@ def _loaded(name: str, field: str, path: str, load: Any) -> Any:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ec
     except ImportError:
-        raise BadConfig(f"store {name!r}: {field} needs model-signing: pip install 'bakeoff[signing]'") from None
+        raise BadConfig(
+            f"store {name!r}: {field} needs model-signing: `pip install '.[signing]'` in the project's folder"
+        ) from None
     try:
         key = load(Path(path).read_bytes(), serialization)
     except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:  # a TypeError: its password is missing, or unwanted

@@ -47,8 +47,8 @@ def refuse_without_four_bits(tuned: Tuned) -> None:
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingPart(
-            f"tuned contender {tuned.name!r} is quantized (QLoRA), which needs bitsandbytes: pip install 'bakeoff[quantized]', or "
-            "set quantized: false"
+            f"tuned contender {tuned.name!r} is quantized (QLoRA), which needs bitsandbytes: `pip install '.[quantized]'` "
+            "in the project's folder, or set quantized: false"
         )
 
 

@@ -88,7 +88,10 @@ def refuse_without_trl(tuned: Tuned) -> None:
     import importlib.util
 
     if tuned.objective in OBJECTIVES and importlib.util.find_spec("trl") is None:
-        raise MissingPart(f"tuned contender {tuned.name!r}: objective {tuned.objective} needs pip install 'bakeoff[reinforcement]'")
+        raise MissingPart(
+            f"tuned contender {tuned.name!r}: objective {tuned.objective} needs trl: `pip install '.[reinforcement]'` in the "
+            "project's folder"
+        )
 
 
 def _facts(tuned: Tuned, facts: TrainingFacts, outcome: dict[str, object], size: int) -> TrainingFacts:

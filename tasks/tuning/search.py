@@ -43,8 +43,8 @@ def refuse_without_optuna(tuned: Tuned) -> None:
     """Raises MissingPart where a recipe is to be searched for and Optuna is not installed."""
     if tuned.searches and importlib.util.find_spec("optuna") is None:
         raise MissingPart(
-            f"tuned contender {tuned.name!r} searches for its recipe, which needs optuna: pip install 'bakeoff[search]', or remove "
-            "search_trials and search_minutes"
+            f"tuned contender {tuned.name!r} searches for its recipe, which needs optuna: `pip install '.[search]'` in the "
+            "project's folder, or remove search_trials and search_minutes"
         )
 
 

@@ -1,14 +1,18 @@
 """What a run of each type of pool has, as the workers' own classes see it."""
 
 import asyncio
+import re
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import yaml
 from docker.types import HostConfig
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_docker.worker import DockerWorkerJobConfiguration
+from prefect_kubernetes import worker
 from prefect_kubernetes.worker import KubernetesWorkerJobConfiguration
 
 from deployments.pools import POOLS, TYPES, job_template, types_of
@@ -16,6 +20,8 @@ from tasks.child import GRACE_S
 from tasks.errors import BadConfig
 
 IMAGE = "registry.example/bakeoff:1"
+RESOURCES = {"job": "jobs", "pod": "pods", "pod_log": "pods/log"}
+"""Of Kubernetes, by what its client calls them."""
 
 
 def prepared(configuration: Any, pool: str, kind: str, server: str) -> Any:
@@ -77,6 +83,24 @@ def test_without_a_gpu_a_kubernetes_job_asks_for_none_and_goes_to_no_node_that_i
     borne = {each["key"] for each in pod["tolerations"]}
     assert ("spot" in borne, "nvidia.com/gpu" in borne) == (True, False)
     assert set(container["resources"]["limits"]) == {"memory"}
+
+
+def test_the_role_that_the_docs_give_the_kubernetes_worker_allows_what_it_calls(root: Path) -> None:
+    section = (root / "docs/how-to/kubernetes.md").read_text().partition("## 4. The worker")[2]
+    manifests = re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[0]
+    made = {each["kind"]: each for each in yaml.safe_load_all(manifests)}
+    namespace = job_template("gpu", "kubernetes")["job_configuration"]["namespace"]
+    assert {each["metadata"]["namespace"] for each in made.values()} == {namespace}
+    assert made["RoleBinding"]["roleRef"]["name"] == made["Role"]["metadata"]["name"]
+    assert made["RoleBinding"]["subjects"] == [{"kind": "ServiceAccount", "name": "bakeoff-worker", "namespace": namespace}]
+    allowed = {(verb, resource) for rule in made["Role"]["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
+    code = "".join((Path(worker.__file__).parent / name).read_text() for name in ("worker.py", "observer.py"))
+    called = set(re.findall(r"\.(create|read|list|delete|patch)_namespaced_(job|pod_log|pod)\b", code))
+    assert called, "the worker calls nothing by these names any more"
+    wanted = {("get" if verb == "read" else verb, RESOURCES[kind]) for verb, kind in called}
+    watched = {(verb, kind) for verb in ("list", "watch") for kind in ("jobs", "pods")}  # by the observer, for which see kopf
+    assert wanted | watched <= allowed
+    assert not any("*" in pair or "secrets" in pair for pair in allowed)
 
 
 def test_types_that_do_not_exist_or_cannot_be_are_refused() -> None:

@@ -137,7 +137,7 @@ def test_what_a_search_cannot_use_is_refused(fields: dict[str, Any], message: st
 
 def test_without_optuna_a_search_is_refused_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingPart, match=r"pip install 'bakeoff\[search\]'"):
+    with pytest.raises(MissingPart, match=r"pip install '\.\[search\]'"):
         refuse_without_optuna(TUNED)
     refuse_without_optuna(TUNED.single())
 

@@ -65,7 +65,7 @@ def optimized(spec: PromptSpec, drafting: Drafting) -> PromptSpec:
         EndpointError: as asking raises it.
     """
     if importlib.util.find_spec("gepa") is None:
-        raise MissingPart("technique optimized needs the package gepa: install `bakeoff[optimize]`")
+        raise MissingPart("technique optimized needs the package gepa: `pip install '.[optimize]'` in the project's folder")
     prompt = drafting.prompt
     halves = halve_dev(spec, drafting)
     trials = Trials(drafting.folder, drafting.ask(), prompt.optimize_calls, prompt.optimize_usd)
