@@ -39,8 +39,9 @@ lint: setup ## Style, types and imports alone
 format: setup ## Put the code into the house style
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-docs: setup ## Write the reference from the code and build the documentation into site/; a broken link fails
+docs: setup ## Write the reference and prefect.yaml from the code and build the documentation into site/; a broken link fails
 	@$(BIN)/python docs/reference/generate.py
+	@$(BIN)/python -m deployments.prefect_yaml
 	@NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
 
 stages: setup ## Keep the code hashes of the stages' versions, after a change
