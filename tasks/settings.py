@@ -54,6 +54,8 @@ class Endpoint(Place):
     """Price of a million prompt tokens that the endpoint had in its cache; without it they cost what others do."""
     priced_on: date | None = None
     """The day on which the prices were looked up."""
+    ends_on: date | None = None
+    """The day on which the provider ends the model, where its list of models does not tell; what the list says comes first."""
     usd_per_hour: float = Field(0.0, ge=0)
     """For one's own hardware: what an hour of it costs; counted in the cost per 1,000 rows, not in what a run spends."""
     json_schema: bool = True

@@ -41,8 +41,11 @@ def find_model(name: str, settings: Settings, workspace: Workspace) -> AskedMode
         )
 
     model = workspace.produce(STAGE, [], asked, AskedModel, build, label=f"model {name}")
+    says = "the provider says"
+    if endpoint.ends_on and not model.shutdown_date:  # not kept with the product: the settings may say another day by tomorrow
+        model, says = model.model_copy(update={"shutdown_date": endpoint.ends_on}), "the settings say"
     logger.info("%s: %s at %s", name, model.model, tag)
     if model.shutdown_date:
         ends = "has ended" if model.shutdown_date <= today else "ends"
-        logger.warning("%s: the provider says that %s %s on %s: plan for another", name, model.model, ends, model.shutdown_date)
+        logger.warning("%s: %s that %s %s on %s: plan for another", name, says, model.model, ends, model.shutdown_date)
     return model

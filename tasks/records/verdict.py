@@ -209,7 +209,7 @@ class AskedModel(Record):
     priced_on: date | None
     """The day of these prices; null where the settings do not tell."""
     shutdown_date: date | None
-    """The day on which the provider ends the model, where it has announced one."""
+    """The day on which the provider ends the model, as its list of models or the settings (`ends_on`) say."""
 
 
 class Verdict(Model):
