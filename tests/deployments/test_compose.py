@@ -1,6 +1,8 @@
 """The compose file, as far as it can be checked without an engine: `python -m benchmarks.campaigns --only team`."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ def text(root: Path) -> str:
 @pytest.fixture(scope="module")
 def compose(text: str) -> dict[str, Any]:
     return dict(yaml.safe_load(text))
+
+
+def test_it_is_a_compose_file_as_the_specification_has_them(root: Path) -> None:
+    checker = [Path(sys.executable).parent / "check-jsonschema", "--builtin-schema", "vendor.compose-spec"]
+    done = subprocess.run([*checker, "deployments/compose.yaml"], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_every_service_that_is_waited_for_can_say_that_it_is_well(compose: dict[str, Any]) -> None:
