@@ -26,6 +26,7 @@ RUN exit 9
 FROM bare AS worker
 RUN apt-get install --yes nothing
 WORKDIR /opt/bakeoff
+VOLUME /data
 COPY . .
 
 FROM worker AS cpu
@@ -60,7 +61,7 @@ def test_a_targets_steps_are_done_in_its_own_folders_and_those_for_the_system_ar
     }
     assert "worker: not done here, it changes the system: RUN apt-get install --yes nothing" in told
     assert not any("unneeded" in line for line in told)
-    assert set(sizes(into)) == {"/opt/venv", "/opt/bakeoff"}
+    assert set(sizes(into)) == {"/opt/venv", "/opt/bakeoff", "/data"}
 
 
 def test_a_step_that_fails_ends_the_build_and_is_named(project: Path, tmp_path: Path) -> None:

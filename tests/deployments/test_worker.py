@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from deployments.register import register
 from tasks.child import GRACE_S
 from tasks.config import BakeoffConfig
 from tasks.tuning.checkpoints import COMPLETE
-from tests.live import environment, eventually, running
+from tests.live import BIN, environment, eventually, running
 
 CONFIG: dict[str, Any] = {
     "name": "stopped",
@@ -78,6 +79,47 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_bac
     with working(server, home, readable):
         until(api, run, "Running")
         assert api.get(f"/flow_runs/{run}").json()["run_count"] == 2
+        eventually(lambda: "training goes on from its checkpoint" in logs(api, run), every=0.2)
+    api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLED"}, "force": True}).raise_for_status()
+
+
+@pytest.mark.slow
+def test_a_run_whose_container_or_pod_is_told_to_stop_leaves_a_checkpoint_and_is_scheduled_again_and_goes_on(
+    server: str, api: httpx.Client, readable: Path, root: Path, tmp_path: Path
+) -> None:
+    """Workers of the types docker and kubernetes start `prefect flow-run execute`, in the image's environment; SIGTERM reaches it
+    alone, and its container ends with it."""
+    (behavior,) = re.findall(r"PREFECT_FLOW_RUN_EXECUTE_SIGTERM_BEHAVIOR=\w+", (root / "Dockerfile").read_text())
+    with temporary_settings({PREFECT_API_URL: server}):
+        register(BakeoffConfig.model_validate({**CONFIG, "name": "stopped-container"}), nightly=[])
+    deployment = api.get("/deployments/name/bakeoff/apple-silicon").raise_for_status().json()["id"]
+    run = api.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status().json()["id"]
+    home = tmp_path / "home"
+    home.mkdir()
+    names = dict([behavior.split("=")]) | {
+        "PREFECT_API_URL": server,
+        "PREFECT__FLOW_RUN_ID": run,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "BAKEOFF_HOME": str(home),
+        "BAKEOFF_ROOTS": str(readable),
+    }
+
+    def take() -> None:
+        """As a worker does before it starts the container."""
+        api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "PENDING"}, "force": True}).raise_for_status()
+
+    command = [str(BIN / "prefect"), "flow-run", "execute"]
+    take()
+    with running(command, environment(**names), tmp_path, "first") as process:
+        training = home / "workspace" / "inprogress" / "train"
+        eventually(lambda: any(training.glob("*/checkpoints/*")))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(GRACE_S + 30) == 0, (tmp_path / "first.log").read_text()
+    assert "Flow run successfully rescheduled." in (tmp_path / "first.log").read_text()
+    assert until(api, run, "AwaitingRetry")["run_count"] == 1
+    assert any(training.glob(f"*/checkpoints/*/{COMPLETE}"))
+    take()
+    with running(command, environment(**names), tmp_path, "second"):
         eventually(lambda: "training goes on from its checkpoint" in logs(api, run), every=0.2)
     api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLED"}, "force": True}).raise_for_status()
 
