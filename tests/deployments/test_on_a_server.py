@@ -34,7 +34,6 @@ CALL = """
 import json, sys
 from flows.bakeoff import bakeoff
 from tasks.config import BakeoffConfig
-from tasks.turns import training_turn
 print(bakeoff(BakeoffConfig.model_validate(json.loads(sys.argv[1]))).model_dump_json())
 """
 
