@@ -278,7 +278,6 @@ def rate_of(
 
 def _count(scenario: Callable[..., Judgement], seed: int, more: dict[str, Any], numbers: Iterable[int]) -> int:
     """How many of these bake-offs publish."""
-    logging.disable(logging.INFO)
     return sum(scenario(numpy.random.default_rng([seed, number]), **more).decision is Decision.PUBLISH for number in numbers)
 
 
@@ -286,8 +285,7 @@ def measure(simulations: int, names: list[str], seed: int = 0, processes: int = 
     """Every scenario's rate of false promotions, and the power."""
     if processes == 1:
         return _measure(simulations, names, seed, None)
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # of the processes to come
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(processes, get_context("spawn"), initializer=logging.disable, initargs=(logging.INFO,)) as pool:
         return _measure(simulations, names, seed, pool)
 
 
@@ -335,6 +333,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     logging.disable(logging.INFO)
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of the processes to come
     names = options.only.split(",") if options.only else list(SCENARIOS)
     found = measure(options.simulations, names, options.seed, options.processes)
     if options.output == "json":

@@ -61,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE", help="as docker build takes it")
     parser.add_argument("--into", type=Path, metavar="FOLDER", help="a new or empty folder that stays; else one that is removed")
     given = parser.parse_args(arguments)
+    if nameless := [each for each in given.build_arg if "=" not in each]:
+        parser.error(f"--build-arg {nameless[0]}: say NAME=VALUE")
     with ExitStack() as stack:
         into = given.into or Path(stack.enter_context(TemporaryDirectory(prefix="bakeoff-image-")))
         try:

@@ -21,7 +21,8 @@ FILE = ROOT / "prefect.yaml"
 CONFIG = ROOT / "configs" / "quickstart.yaml"
 HEAD = """\
 # Made by deployments/prefect_yaml.py from what `make deploy` registers by default; do not edit. For `prefect deploy --all`, which
-# makes deployments alone: run `make deploy` once before it, for the work pools and the automations.
+# makes deployments alone: run `make deploy` once before it, for the work pools and the automations. The demo becomes what a run has
+# by default, and of schedules that people added only those with a slug stay; `make deploy` keeps all of them.
 """
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import BadConfig
 from tasks.workspace import write_durably
 
 logger = logging.getLogger(__name__)
@@ -35,9 +36,12 @@ def as_last_time(wish: Wish, given: Collection[str], home: Path) -> Wish:
 
     Args:
         given: the names of what somebody asked for now; the rest are defaults.
+
+    Raises:
+        BadConfig: what was kept cannot be read.
     """
     path = _path(home)
-    last = _read(path.read_text(encoding="utf-8")) if path.exists() else {}
+    last = _read(path) if path.exists() else {}
     taken = {name: value for name, value in last.items() if name not in given and value != getattr(wish, name)}
     if taken:
         logger.info("as the last time: %s; what you give replaces it", ", ".join(_in_words(*each) for each in taken.items()))
@@ -54,14 +58,17 @@ def _path(home: Path) -> Path:
     return home / "up" / "wish.json"
 
 
-def _read(text: str) -> dict[str, Any]:
-    told = json.loads(text)
-    return {
-        "config": Path(told["config"]),
-        "nightly": tuple(told["nightly"]),
-        "timezone": told["timezone"],
-        "roots": tuple(map(Path, told["roots"])),
-    }
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "config": Path(told["config"]),
+            "nightly": tuple(told["nightly"]),
+            "timezone": told["timezone"],
+            "roots": tuple(map(Path, told["roots"])),
+        }
+    except (ValueError, KeyError, TypeError):
+        raise BadConfig(f"{path} is damaged: remove it, and say --config and the rest once more") from None
 
 
 def _in_words(name: str, value: Any) -> str:

@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def _model_file() -> Path:
     return files[0]
 
 
+@cache
 def _check_system() -> None:
     """Raises MissingPart where Linux lacks OpenMP's library: minimal systems do, and xllamacpp's wheel does not bring it."""
     if sys.platform != "linux":

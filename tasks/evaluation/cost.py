@@ -64,10 +64,8 @@ def training_usd(contender: ContenderRecord, settings: Settings) -> float | None
     facts, sweep, repeats = contender.training, contender.sweep, contender.repeats
     if facts is None:
         return None if contender.arm in (Arm.TUNED, Arm.HYBRID) else 0.0
-    seconds = max(repeats.seconds, facts.seconds) if repeats else facts.seconds
-    if sweep:
-        seconds += sweep.seconds - sweep.trials[sweep.chosen].seconds  # the chosen trial is the contender's training
-    return settings.time_usd(facts.device, seconds)
+    searched, repeated = sweep.seconds if sweep else 0.0, repeats.seconds if repeats else 0.0
+    return settings.time_usd(facts.device, searched + repeated or facts.seconds)
 
 
 def spread_training(money: Money, use: Use) -> Money:

@@ -114,7 +114,7 @@ class Repeats(Model):
     chosen: int
     """The seed whose training is the contender: the best on dev, of equally good ones the first."""
     seconds: float = 0.0
-    """Of all trainings together; 0 in records of earlier releases."""
+    """Of all these trainings together, but for one that a search had done already; 0 in records of earlier releases."""
 
 
 class CurvePoint(Model):

@@ -1,9 +1,10 @@
 """The report as Markdown, for the run's page in Prefect: the same parts in the same order, pictures as their figures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from tasks.reporting.parts import Page, Section, Table
 from tasks.reporting.records import Said, ShownRow, Text
+from tasks.reporting.text import visible
 from tasks.verdict.text import escape, markdown_table
 
 
@@ -55,6 +56,5 @@ def _data(text: Text) -> str:
 
 
 def _code(text: str) -> str:
-    """As a block by indentation, which nothing in the text can end."""
-    lines: Sequence[str] = text.split("\n")
-    return "\n".join(f"    {line}" for line in lines)
+    """As a block by indentation, which nothing in the text can end: whatever else ends a line is spelled out."""
+    return "\n".join(f"    {line}" for line in visible(text).split("\n"))

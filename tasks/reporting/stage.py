@@ -36,10 +36,10 @@ def page(
     try:
         told = read_page(folder, workspace)
         written = write_page(told, folder / REPORT)
+        shown = markdown_report(told, written, verdict.run_id, _shared(written, workspace))
     except Exception:
         logger.exception("the report could not be written; once that is mended: bakeoff report %s", verdict.run_id)
         return folder
-    shown = markdown_report(told, written, verdict.run_id, _shared(written, workspace))
     show_markdown(f"report {verdict.name}", shown, "The report, and where it lies as a file with its pictures")
     return written
 

@@ -51,7 +51,7 @@ def develop(
             return tune(recipes[place].single(epochs=epochs_of(tuned.epochs, share)), *around, share=share)
 
         curve = learning_curve(contender, train_part, dataset, workspace)
-    repeats = repeats_of(tuned.seeds, made, place) if tuned.seeds else None
+    repeats = repeats_of(tuned.seeds, made, place, recipe.seed if sweep else None) if tuned.seeds else None
     return contender.model_copy(update={"sweep": sweep, "repeats": repeats, "curve": curve})
 
 
@@ -61,16 +61,21 @@ def dev_accuracy(contender: ContenderRecord) -> float:
     return contender.training.dev_accuracy
 
 
-def repeats_of(seeds: list[int], made: list[ContenderRecord], place: int) -> Repeats:
-    """Mean and spread on dev over the seeds."""
+def repeats_of(seeds: list[int], made: list[ContenderRecord], place: int, searched: int | None = None) -> Repeats:
+    """Mean and spread on dev over the seeds.
+
+    Args:
+        searched: the seed of a search, whose chosen trial is one of these trainings where it is among the seeds.
+    """
     found = [dev_accuracy(each) for each in made]
+    own = [each.training.seconds for seed, each in zip(seeds, made, strict=True) if each.training and seed != searched]
     return Repeats(
         seeds=seeds,
         dev_accuracy=found,
         mean=statistics.fmean(found),
         spread=statistics.stdev(found) if len(found) > 1 else 0.0,
         chosen=seeds[place],
-        seconds=round(sum(each.training.seconds for each in made if each.training), 1),
+        seconds=round(sum(own), 1),
     )
 
 

@@ -39,13 +39,14 @@ class Field:
     rows: Rows
 
     @cached_property
-    def made(self) -> dict[tuple[str, str], Comparison]:
-        """The comparisons at alpha, in the order in which they were made, by the two's names."""
+    def made(self) -> dict[tuple[str, str, float], Comparison]:
+        """The comparisons in the order in which they were made, by the two's names and the level."""
         return {}
 
     @property
     def comparisons(self) -> list[Comparison]:
-        return list(self.made.values())
+        """At alpha: for the verdict."""
+        return [found for (_, _, level), found in self.made.items() if level == self.gate.alpha]
 
     @cached_property
     def finalists(self) -> list[Contestant]:
@@ -81,12 +82,10 @@ class Field:
         return one.cost < other.cost and one.cost <= (1 - self.gate.cheaper_by) * other.cost
 
     def against(self, one: Contestant, other: Contestant, level: float | None = None) -> Comparison:
-        """The two compared, with intervals at 1 - level (alpha, if it is not given); those at alpha are kept for the verdict."""
-        if level is not None and level != self.gate.alpha:
-            return self._compare(one, other, level)
-        key = (one.name, self.label(other))
+        """The two compared, with intervals at 1 - level (alpha, if it is not given)."""
+        key = one.name, self.label(other), level or self.gate.alpha
         if key not in self.made:
-            self.made[key] = self._compare(one, other, self.gate.alpha)
+            self.made[key] = self._compare(one, other, key[2])
         return self.made[key]
 
     def is_better(self, one: Contestant, other: Contestant, level: float | None = None) -> bool:

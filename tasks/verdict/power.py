@@ -77,5 +77,5 @@ def rows_by_interval(n: int, interval: tuple[float, float], gain: float, alpha: 
     root of the rows. 0 or less where `n` are enough."""
     z = NormalDist()
     error = (interval[1] - interval[0]) / 2 / z.inv_cdf(1 - alpha / 2)
-    wanted = n * ((z.inv_cdf(1 - alpha / 2) + z.inv_cdf(POWER)) * error / max(gain, SMALLEST)) ** 2
+    wanted = n * ((z.inv_cdf(1 - alpha / 2) + z.inv_cdf(POWER)) * error / max(gain, NEAREST)) ** 2
     return math.ceil(wanted) - n

@@ -138,9 +138,10 @@ def _asked(field: Field, comparison: Comparison, sharer: Contestant | None = Non
         return f" (the gate asks for p < {level:g}{_shared(sharer, level)})"
     if comparison.difference <= 0:
         return ""
-    if comparison.test == BOOTSTRAP and comparison.interval[0] <= 0:
+    found = field.against(candidate, champion, level) if champion else comparison
+    if found.test == BOOTSTRAP and found.interval[0] <= 0:
         return " (the gate asks that the whole interval lie above 0)"
-    needed = field.needed(candidate, champion) if champion else gate.minimum_gain
+    needed = field.needed(candidate, champion or field.hardest(candidate))
     return f" (the gate asks for a gain of {100 * needed:.1f} points)"
 
 

@@ -63,7 +63,8 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
     """The BCa interval of the difference at 1 - alpha (Efron 1987), by scipy; None where no resample differs from another.
 
     What is drawn again spreads as a normal does, and knows nothing of how unsure its own spread is: the level is the normal's at
-    Student's quantile (as in Hesterberg 2015, The American Statistician 69:371-386), which for many rows is `alpha`.
+    Student's quantile (after Hesterberg 2015, The American Statistician 69:371-386, who does so for percentile intervals and rows
+    that count alike), which for many rows is `alpha`.
     """
     import numpy
     from scipy.stats import DegenerateDataWarning, bootstrap

@@ -36,7 +36,12 @@ def plain(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Data inside Markdown: every mark that could mean something is taken literally, and so is HTML."""
+    """Data inside Markdown: every mark that could mean something is taken literally, and so is HTML; an address becomes no link."""
     entities = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
     text = "".join(entities.get(character, character) for character in plain(text))
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", text)
+    return re.sub(
+        r"([\\`*_{}\[\]()#+!|~$@-]|(?<=http):(?=//)|(?<=https):(?=//)|(?<=ftp):(?=//)|(?<=\bwww)\.)",
+        r"\\\1",
+        text,
+        flags=re.IGNORECASE,
+    )

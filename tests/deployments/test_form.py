@@ -69,6 +69,7 @@ def publish_first(api: httpx.Client) -> None:
     assert f"# Champion of {NAME.replace('-', chr(92) + '-')}: version 1, asked" in artifacts(api, first)[f"champion-{NAME}"]
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: `apt-get install chromium` brings one")
 def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser_and_a_function_call_comes_to_the_same_verdict(
     registered: None,

@@ -23,7 +23,7 @@ from deployments.__main__ import main
 from deployments.stack import Program, Stack, configuration, left_over, settle, socket_of, states, stop, supervisor_of
 from deployments.up import pools_here
 from deployments.wish import Wish, as_last_time, keep
-from tasks.errors import MissingPart
+from tasks.errors import BadConfig, MissingPart
 from tests.deployments.receiver import Receiver
 from tests.live import environment, eventually
 
@@ -175,6 +175,14 @@ def test_the_command_line_goes_over_what_was_kept_also_where_it_says_what_is_the
     done = CliRunner().invoke(main, ["up", *words])
     assert done.exit_code == 0, done.output
     assert asked == [Wish(tmp_path / config, nightly, "UTC", (tmp_path / reads,))]
+
+
+@pytest.mark.parametrize("kept", ["{", "[]", '{"config": "mine.yaml"}'])
+def test_what_was_kept_and_is_damaged_is_named(tmp_path: Path, kept: str) -> None:
+    (tmp_path / "up").mkdir()
+    (tmp_path / "up" / "wish.json").write_text(kept)
+    with pytest.raises(BadConfig, match=r"wish\.json is damaged"):
+        as_last_time(Wish(Path("/demo.yaml"), (), "UTC", ()), set(), tmp_path)
 
 
 def test_a_config_that_is_there_no_more_is_named_before_anything_starts(command: Command, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ SPEC = {
     "techniques": ["few_shot"],
     "instructions": "Classify {{ labels }} <b>now</b>.",
     "template": "{{ instructions }} {{ text }}",
-    "shots": [{"inputs": {"text": "</pre><script>shot()</script>"}, "label": "good"}],
+    "shots": [{"inputs": {"text": "</pre><script>shot()</script>\r<script>carriage()</script>"}, "label": "good"}],
 }
 FACTS = TrainingFacts(
     base="tiny",

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
 from tasks.records import Reason, Trigger, Verdict, Why
 from tasks.reporting.markdown import markdown_page
@@ -86,7 +87,10 @@ def test_the_runs_page_in_prefect_tells_all_that_the_file_does_and_data_bring_no
     outside = "\n".join(line for line in told.splitlines() if not line.startswith("    ") or line.startswith("    - "))
     assert "<script" not in outside
     assert "<b>" not in outside
-    assert "](" not in outside, "no link, no picture"
+    assert "\r" not in told
+    assert not re.search(r"(https?|ftp)://|www\.\w|\w@\w", outside), "no address that becomes a link"
+    tags = set(re.findall(r"<([a-z0-9]+)", MarkdownIt("commonmark").enable("table").render(told)))
+    assert tags <= {"h1", "h2", "p", "strong", "table", "thead", "tbody", "tr", "th", "td", "ul", "li", "pre", "code"}
 
 
 @pytest.fixture
