@@ -176,8 +176,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
 
     by_form = json.loads((home / "workspace" / "runs" / run / "verdict.json").read_text())
     nobody_asked = {**sent, "gate": {**sent["gate"], "approval": False}}
-    for config in (ALONE, nobody_asked):
-        called = call(config, readable, tmp_path / "called", server, settings_file)
+    called = call([ALONE, nobody_asked], readable, tmp_path / "called", server, settings_file)
     assert (by_form["winner"], by_form["approval"]["by"], called["approval"]) == ("tiny", "Ada", None)
     assert same({**by_form, "approval": None}) == same(called)
 

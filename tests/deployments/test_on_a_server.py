@@ -34,7 +34,8 @@ CALL = """
 import json, sys
 from flows.bakeoff import bakeoff
 from tasks.config import BakeoffConfig
-print(bakeoff(BakeoffConfig.model_validate(json.loads(sys.argv[1]))).model_dump_json())
+for config in sys.argv[1:]:
+    print(bakeoff(BakeoffConfig.model_validate(json.loads(config))).model_dump_json())
 """
 
 
@@ -81,10 +82,10 @@ def take_verdict(home: Path, run: str, kept: Path) -> Any:
     return verdict
 
 
-def call(config: dict[str, Any], readable: Path, home: Path, server: str, settings_file: Path) -> Any:
-    """The verdict of a function call in the folder of the data, in a process of its own."""
+def call(configs: list[dict[str, Any]], readable: Path, home: Path, server: str, settings_file: Path) -> Any:
+    """The last verdict of function calls one after the other in the folder of the data, in a process of its own."""
     env = environment(PREFECT_API_URL=server, BAKEOFF_HOME=str(home), BAKEOFF_SETTINGS=str(settings_file))
-    command = [sys.executable, "-c", CALL, json.dumps(config)]
+    command = [sys.executable, "-c", CALL, *map(json.dumps, configs)]
     done = subprocess.run(command, env=env, cwd=readable, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -215,7 +216,7 @@ def test_run_deployment_the_schedule_and_a_function_call_come_to_the_same_verdic
     assert finish(api, scheduled)["type"] == "COMPLETED", logs(api, scheduled)
     second = take_verdict(home, scheduled, tmp_path / "scheduled")
 
-    third = call(CONFIG, readable, tmp_path / "called", server, settings_file)
+    third = call([CONFIG], readable, tmp_path / "called", server, settings_file)
     assert (first["run_id"], first["decision"]) == (by_hand, "publish")
     assert len({verdict["run_id"] for verdict in (first, second, third)}) == 3
     looked = ["model loopback"]  # of its announced end, before it was known whether a bake-off is due
