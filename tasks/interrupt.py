@@ -4,13 +4,18 @@ Python raises such an end in the main thread alone: others would ask on for minu
 a product of rows without a reply. (Children of the run are ended by `tasks/child.py`.)
 """
 
+import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event, Lock
+from threading import Event, Lock, Timer
+from typing import Any
 
 from tasks.errors import Stopped
 
 INTERRUPTED = "the run was interrupted: run it again to go on where it was"
+AGAIN_S = 0.2
 _lock = Lock()
 _acts: dict[object, Callable[[], object]] = {}
 _told = Event()
@@ -20,6 +25,7 @@ _told = Event()
 def interruptible() -> Iterator[None]:
     """A run: an end that is no error in it is told to everything that asked with `when_interrupted`."""
     _told.clear()
+    plain, sys.unraisablehook = sys.unraisablehook, _ask_again
     try:
         yield
     except Exception:
@@ -27,6 +33,17 @@ def interruptible() -> Iterator[None]:
     except BaseException:
         interrupt()
         raise
+    finally:
+        sys.unraisablehook = plain
+
+
+def _ask_again(lost: Any) -> None:
+    """A signal may come where Python can raise nothing (in a destructor, in a type's check that C asked for), and would be lost: it
+    is sent once more."""
+    sys.__unraisablehook__(lost)
+    if not issubclass(lost.exc_type, (Exception, GeneratorExit, SystemExit)):
+        sent = signal.SIGINT if issubclass(lost.exc_type, KeyboardInterrupt) else signal.SIGTERM
+        Timer(AGAIN_S, os.kill, (os.getpid(), sent)).start()
 
 
 def interrupt() -> None:

@@ -1,0 +1,44 @@
+"""A run that is to end hears of it wherever the signal found it."""
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tasks.interrupt import interruptible
+
+
+class End(BaseException):
+    """As Prefect raises it of SIGTERM."""
+
+
+class Ends:
+    """Something during whose destruction the signal comes."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture(autouse=True)
+def _raised() -> Iterator[None]:
+    def end(_number: int, _frame: object) -> None:
+        raise End
+
+    before = signal.signal(signal.SIGTERM, end)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def run_that_is_told_to_end(capsys: pytest.CaptureFixture[str]) -> None:
+    with interruptible():
+        thing = Ends()
+        del thing
+        assert "Exception ignored in" in capsys.readouterr().err, "Python could not raise it there"
+        for _ in range(600):
+            time.sleep(0.1)
+
+
+def test_a_signal_that_came_where_nothing_can_be_raised_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(End):
+        run_that_is_told_to_end(capsys)
