@@ -28,6 +28,8 @@ def _raised() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, end)
     yield
     signal.signal(signal.SIGTERM, before)
+    with interruptible():  # a run that begins is not told of the one before
+        pass
 
 
 def run_that_is_told_to_end(capsys: pytest.CaptureFixture[str]) -> None:
