@@ -39,11 +39,12 @@ def interruptible() -> Iterator[None]:
 
 def _ask_again(lost: Any) -> None:
     """A signal may come where Python can raise nothing (in a destructor, in a type's check that C asked for), and would be lost: it
-    is sent once more."""
-    sys.__unraisablehook__(lost)
-    if not issubclass(lost.exc_type, (Exception, GeneratorExit, SystemExit)):
-        sent = signal.SIGINT if issubclass(lost.exc_type, KeyboardInterrupt) else signal.SIGTERM
-        Timer(AGAIN_S, os.kill, (os.getpid(), sent)).start()
+    is sent once more. Nothing failed, so no traceback is shown; everything else that could not be raised is."""
+    if issubclass(lost.exc_type, (Exception, GeneratorExit, SystemExit)):
+        sys.__unraisablehook__(lost)
+        return
+    sent = signal.SIGINT if issubclass(lost.exc_type, KeyboardInterrupt) else signal.SIGTERM
+    Timer(AGAIN_S, os.kill, (os.getpid(), sent)).start()
 
 
 def interrupt() -> None:
