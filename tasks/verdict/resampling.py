@@ -25,6 +25,8 @@ MOST_ROWS = 5_000
 """With more rows (or clusters) the correction for skewness, for which scipy takes their square, is negligible and left out."""
 AT_ONCE = 2_000_000
 SEED = 0
+TIE = 1e-12
+"""What rounding may set differences apart by that are equal."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
     from scipy.stats import DegenerateDataWarning, bootstrap
 
     rows = len(sums.first)
-    kinds, codes = numpy.unique(numpy.concatenate([sums.first, sums.second], axis=1), axis=0, return_inverse=True)
+    kinds, codes, _ = _kinds(sums)
     cut = sums.first.shape[1]
 
     def difference(drawn: Any, axis: int) -> Any:
@@ -87,7 +89,7 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
     with warnings.catch_warnings(), numpy.errstate(invalid="ignore", divide="ignore"):
         warnings.simplefilter("ignore", DegenerateDataWarning)  # it comes back as an interval without bounds
         found = bootstrap(
-            (codes.astype(numpy.int32),),  # rows that bring the same are drawn as one kind
+            (codes,),  # rows that bring the same are drawn as one kind
             difference,
             n_resamples=resamples or max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_DRAWN // rows)),
             batch=max(1, AT_ONCE // rows),
@@ -101,33 +103,41 @@ def bootstrap_interval(sums: Sums, alpha: float, resamples: int | None = None) -
 
 
 def permutation_p(sums: Sums, resamples: int | None = None) -> float:
-    """The two-sided p-value that the two are exchangeable: rows (or clusters) exchange their answers, by scipy."""
+    """The two-sided p-value that the two are exchangeable: each row (or cluster) keeps its answers or exchanges them.
+
+    Of rows that bring the same it is drawn how many exchange, which is as likely as drawing row by row and takes a twentieth of the
+    time; where no two are alike it is the same. As scipy's `permutation_test` counts, what was seen is one of the draws.
+    """
     import numpy
-    from scipy.stats import permutation_test
 
-    rows = len(sums.first)
-    differing = (sums.first != sums.second).any(axis=1)
-    here, there = sums.first[differing], sums.second[differing]
-    alike = sums.first[~differing].sum(axis=0)
-    if len(here) < 2:
+    kinds, _, counts = _kinds(sums)
+    cut = sums.first.shape[1]
+    gained = kinds[:, cut:] - kinds[:, :cut]
+    differing = gained.any(axis=1)
+    gained, counts = gained[differing], counts[differing]
+    if counts.sum() < 2:
         return 1.0
+    dice, first, second = numpy.random.default_rng(SEED), sums.first.sum(axis=0), sums.second.sum(axis=0)
 
-    def difference(one: Any, _other: Any, axis: int) -> Any:
-        exchanged = one >= len(here)  # a place of the second half stands in the first
-        moved = exchanged @ (there - here)
-        return sums.figure(alike + here.sum(axis=0) + moved) - sums.figure(alike + there.sum(axis=0) - moved)
+    def draw(times: int) -> Any:
+        moved = dice.binomial(counts, 0.5, size=(times, len(counts))) @ gained
+        return sums.figure(first + moved) - sums.figure(second - moved)
 
-    places = numpy.arange(len(here))
-    found = permutation_test(
-        (places, places + len(here)),
-        difference,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=resamples or max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_DRAWN // rows)),
-        batch=max(1, AT_ONCE // len(here)),
-        rng=numpy.random.default_rng(SEED),
-    )
-    return float(found.pvalue)
+    wanted = resamples or max(FEWEST_RESAMPLES, min(RESAMPLES, MOST_DRAWN // len(counts)))
+    batch = max(1, AT_ONCE // len(counts))
+    drawn = numpy.concatenate([draw(min(batch, wanted - done)) for done in range(0, wanted, batch)])
+    seen = sums.difference()
+    tails = (drawn <= seen + TIE).sum(), (drawn >= seen - TIE).sum()
+    return min(1.0, 2 * (int(min(tails)) + 1) / (wanted + 1))
+
+
+def _kinds(sums: Sums) -> tuple[Any, Any, Any]:
+    """Rows that bring the same to both: the kinds [kinds, 2 k], the kind of each row, and the rows of each kind."""
+    import numpy
+
+    both = numpy.concatenate([sums.first, sums.second], axis=1)
+    kinds, codes, counts = numpy.unique(both, axis=0, return_inverse=True, return_counts=True)
+    return kinds, codes.reshape(-1).astype(numpy.int32), counts
 
 
 def _counts(drawn: Any, kinds: int) -> Any:

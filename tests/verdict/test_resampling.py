@@ -1,0 +1,75 @@
+"""What is drawn again by kinds of rows says what drawing row by row says."""
+
+import numpy as np
+import pytest
+from scipy.stats import permutation_test
+
+from tasks.verdict.resampling import Sums, bootstrap_interval, permutation_p
+from tasks.verdict.statistics import Discordant, mcnemar
+
+
+def share(sums):
+    """Accuracy, from the rows that are right and all rows."""
+    return sums[..., 0] / sums[..., 1]
+
+
+def f1(sums):
+    """Of one label, from rows rightly given it, rows given it, and rows that have it."""
+    return 2 * sums[..., 0] / np.maximum(sums[..., 1] + sums[..., 2], 1)
+
+
+def drawn(rows, gain, seed):
+    """Two contenders' answers as parts of `f1`."""
+    dice = np.random.default_rng(seed)
+    there = dice.random(rows) < 0.3
+    answers = [np.where(dice.random(rows) < right, there, ~there) for right in (0.8 + gain, 0.8)]
+    return Sums(*(np.stack([each & there, each, there], axis=1).astype(float) for each in answers), f1)
+
+
+@pytest.mark.parametrize(("gain", "seed"), [(0.0, 0), (0.03, 1), (0.06, 2), (0.1, 3)])
+def test_exchanging_kinds_of_rows_has_the_p_value_of_exchanging_rows(gain, seed):
+    sums = drawn(300, gain, seed)
+    rows = np.arange(300)
+
+    def difference(one, _other, axis):
+        swapped = (one >= 300)[..., None]
+        first, second = np.where(swapped, sums.second, sums.first), np.where(swapped, sums.first, sums.second)
+        return f1(first.sum(axis=-2)) - f1(second.sum(axis=-2))
+
+    expected = permutation_test(
+        (rows, rows + 300), difference, permutation_type="samples", vectorized=True, n_resamples=9999, batch=500, rng=seed
+    ).pvalue
+    noise = 4 * (2 * expected * (1 - expected / 2) / 9999) ** 0.5
+    assert permutation_p(sums) == pytest.approx(expected, abs=2 * noise + 2e-4)
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 9), (4, 15), (12, 30), (25, 25)])
+def test_of_accuracy_it_is_mcnemars_p_value(b, c):
+    right = np.zeros((200, 2))
+    right[: b + 60, 0] = 1
+    other = np.zeros((200, 2))
+    other[b : 60 + b + c, 0] = 1
+    sums = Sums(right + [0, 1], other + [0, 1], share)
+    assert permutation_p(sums, 99_999) == pytest.approx(mcnemar(Discordant(b, c, 200)), abs=0.01, rel=0.05)
+
+
+def test_whole_clusters_exchange_where_rows_come_in_clusters():
+    sums = drawn(300, 0.1, 3)
+    doubled = Sums(np.repeat(sums.first, 2, axis=0), np.repeat(sums.second, 2, axis=0), f1)
+    assert permutation_p(doubled) < permutation_p(sums)
+    assert permutation_p(doubled.by_cluster(np.repeat(np.arange(300), 2))) == permutation_p(sums)
+
+
+def test_a_draw_in_many_parts_is_that_in_one(monkeypatch):
+    whole = permutation_p(drawn(300, 0.05, 1))
+    monkeypatch.setattr("tasks.verdict.resampling.AT_ONCE", 700)
+    assert permutation_p(drawn(300, 0.05, 1)) == whole
+
+
+def test_contenders_that_answer_alike_do_not_differ_and_two_that_differ_on_one_row_neither():
+    sums = drawn(300, 0.0, 0)
+    same = Sums(sums.first, sums.first, f1)
+    one = sums.first.copy()
+    one[0, 1] = 1 - one[0, 1]
+    assert permutation_p(same) == permutation_p(Sums(sums.first, one, f1)) == 1.0
+    assert bootstrap_interval(same, 0.05) is None
