@@ -72,14 +72,16 @@ class Patient(httpx.Client):
 
 
 @contextmanager
-def running(command: list[str], env: dict[str, str], folder: Path, name: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A process for the time of a `with`; its output lies in `folder`."""
+def running(
+    command: list[str], env: dict[str, str], folder: Path, name: str, stop: int = signal.SIGTERM, user: str | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process for the time of a `with`, as another user if one is given; its output lies in `folder`."""
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True, user=user)
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(stop)
             try:
                 process.wait(30)
             except subprocess.TimeoutExpired:

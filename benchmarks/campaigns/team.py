@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -177,8 +178,9 @@ def postgres(folder: Path, port: int, password: str) -> Iterator[None]:
         (folder.parent / "password").chmod(0o644)
         asked = ["--username", "prefect", "--pwfile", str(folder.parent / "password"), "--auth", "scram-sha-256", "--pgdata"]
         subprocess.run([*as_user, programs["initdb"], *asked, str(folder / "data")], check=True, capture_output=True)
-    command = [*as_user, programs["postgres"], "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
-    with running(command, environment(), folder.parent, "database"):
+    command = [programs["postgres"], "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-k", str(folder)]
+    user = "postgres" if as_user else None
+    with running(command, environment(), folder.parent, "database", signal.SIGINT, user):  # as its image says: at once, in order
         wait(lambda: connects(port), 60, folder.parent / "database.log")
         if fresh:
             env = environment(PGPASSWORD=password)

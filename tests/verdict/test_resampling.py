@@ -45,11 +45,9 @@ def test_exchanging_kinds_of_rows_has_the_p_value_of_exchanging_rows(gain, seed)
 
 @pytest.mark.parametrize(("b", "c"), [(0, 9), (4, 15), (12, 30), (25, 25)])
 def test_of_accuracy_it_is_mcnemars_p_value(b, c):
-    right = np.zeros((200, 2))
-    right[: b + 60, 0] = 1
-    other = np.zeros((200, 2))
-    other[b : 60 + b + c, 0] = 1
-    sums = Sums(right + [0, 1], other + [0, 1], share)
+    place, all_rows = np.arange(200), np.ones(200)
+    right, other = place < b + 60, (place >= b) & (place < 60 + b + c)
+    sums = Sums(np.stack([right, all_rows], axis=1), np.stack([other, all_rows], axis=1), share)
     assert permutation_p(sums, 99_999) == pytest.approx(mcnemar(Discordant(b, c, 200)), abs=0.01, rel=0.05)
 
 
