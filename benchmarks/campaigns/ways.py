@@ -33,6 +33,8 @@ CONFIG: dict[str, Any] = {
     "gate": {"minimum_rows": 50},
 }
 MINUTES = 15
+SCHEDULED_IN_S = 120
+"""Prefect's scheduler looks once a minute, and makes no run of a moment that has passed."""
 RUN_DEPLOYMENT = """
 import json, sys
 from prefect.deployments import run_deployment
@@ -119,7 +121,7 @@ def by_form(clone: Clone, name: str) -> str:
 
 def by_schedule(clone: Clone, name: str) -> str:
     """A schedule of one run, as a person adds it."""
-    once = (datetime.now(UTC) + timedelta(seconds=20)).strftime("%Y%m%dT%H%M%S")
+    once = (datetime.now(UTC) + timedelta(seconds=SCHEDULED_IN_S)).strftime("%Y%m%dT%H%M%S")
     schedule = {"rrule": f"DTSTART:{once}\nRRULE:FREQ=DAILY;COUNT=1", "timezone": "UTC"}
     body = [{"schedule": schedule, "active": True, "slug": name, "parameters": {"config": clone.config(name)}}]
     deployment = clone.deployment()
