@@ -205,7 +205,7 @@ def figures(verdicts: dict[str, dict[str, Any]], setup_s: float, up_s: float) ->
 
 
 def without_answers(verdict: Any) -> Any:
-    """What is compared of a verdict: its decision and winner, and every figure but those of the prompt, whatever list they stand in."""
+    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, whatever list they stand in."""
     asked = CONFIG["prompts"][0]["name"]
 
     def kept(value: Any) -> Any:
