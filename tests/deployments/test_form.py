@@ -118,13 +118,13 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         assert run_count(api, bakeoff) == before
 
         ui.field("Name (Optional)").fill(NAME)
-        ui.field("Epochs (Optional)").fill("3")
+        ui.field("Epochs (Optional)").fill("8")
         ui.field("Approval (Optional)").click()
         ui.look("form-filled-in")
         run = ui.submit()
         ui.leave()
         sent = api.get(f"/flow_runs/{run}").raise_for_status().json()["parameters"]["config"]
-        assert (sent["name"], sent["tuned"][0]["epochs"], sent["gate"]["approval"]) == (NAME, 3, True)
+        assert (sent["name"], sent["tuned"][0]["epochs"], sent["gate"]["approval"]) == (NAME, 8, True)
 
         eventually(lambda: "progress-train-tiny" in artifacts(api, run))
         ui.open_run(run, tab="Artifacts")
