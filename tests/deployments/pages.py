@@ -1,6 +1,7 @@
 """Prefect's UI in a real browser, as a person uses it. Every look leaves a screenshot."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PICTURES = os.environ.get("FORM_PICTURES", "")
 """A folder for the screenshots; empty leaves them with the test."""
 PATIENCE_MS = 120_000

@@ -1,7 +1,6 @@
 """The form in Prefect's UI, filled in in a real browser; and a person's word on a run that waits for it."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments.register import register
 from tasks.config import BakeoffConfig
-from tests.deployments.pages import opened_pages
+from tests.deployments.pages import CHROMIUM, opened_pages
 from tests.deployments.test_on_a_server import call, finish, logs, start
 from tests.deployments.test_worker import until
 from tests.live import environment, eventually, running, same
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.slow
 
 NAME = "by-form"

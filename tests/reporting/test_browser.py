@@ -1,6 +1,5 @@
 """The report as a browser shows it: whole, quiet, and readable on any screen."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ import pytest
 from tasks.reporting.page import write_report
 from tasks.reporting.runs import runs_folder
 from tasks.workspace import Workspace
+from tests.deployments.pages import CHROMIUM
 from tests.reporting.conftest import hostile
 from tests.reporting.making import make_run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: `apt-get install chromium` brings one"),
