@@ -106,7 +106,8 @@ def permutation_p(sums: Sums, resamples: int | None = None) -> float:
     """The two-sided p-value that the two are exchangeable: each row (or cluster) keeps its answers or exchanges them.
 
     Of rows that bring the same it is drawn how many exchange, which is as likely as drawing row by row and takes a fraction of the
-    time (a quarter to a twentieth for macro-F1 over three labels). As scipy's `permutation_test` counts, what was seen is one of the draws.
+    time (a quarter to a twentieth for macro-F1 over three labels). As scipy's `permutation_test` counts, what was seen is one of
+    the draws.
     """
     import numpy
 
