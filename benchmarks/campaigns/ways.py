@@ -200,7 +200,8 @@ def figures(verdicts: dict[str, dict[str, Any]], setup_s: float, up_s: float) ->
 
 
 def without_answers(verdict: Any) -> Any:
-    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, wherever it stands."""
+    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, wherever it stands; of the champion
+    not its address, since each way has one of its own name."""
     asked = CONFIG["prompts"][0]["name"]
 
     def kept(value: Any) -> Any:
@@ -210,7 +211,8 @@ def without_answers(verdict: Any) -> Any:
             return value
         return {} if asked in (value.get(name) for name in NAMED) else {key: kept(each) for key, each in value.items()}
 
-    return kept(same(verdict)) | {"name": "", "decision": verdict["decision"]}
+    champion = {key: value for key, value in (verdict["champion"] or {}).items() if key not in ("uri", "sha256")}
+    return kept(same(verdict)) | {"name": "", "decision": verdict["decision"], "champion": champion}
 
 
 def differing(first: Any, other: Any, path: str = "") -> list[str]:
