@@ -200,8 +200,8 @@ def figures(verdicts: dict[str, dict[str, Any]], setup_s: float, up_s: float) ->
 
 
 def without_answers(verdict: Any) -> Any:
-    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, wherever it stands; of the champion
-    not its address, since each way has one of its own name."""
+    """What is compared of a verdict: its decision and winner, and every figure but the prompt's, wherever it stands; of the
+    champion not its address, since each way has one of its own name."""
     asked = CONFIG["prompts"][0]["name"]
 
     def kept(value: Any) -> Any:
