@@ -40,7 +40,7 @@ AT_ONCE = 20
 """Bake-offs that a process takes at a time."""
 SHARES = (0.6, 0.3, 0.1)
 """Of three labels, where macro-F1 decides."""
-SLOW = {"macro_f1": 4, "macro_f1_traded": 4, "macro_f1_cost": 4, "clusters": 10, "cost_clusters": 5}
+SLOW = {"clusters": 10, "cost_clusters": 5}
 """Scenarios whose tests resample: fewer simulations by this factor."""
 Draw = numpy.random.Generator
 Answers = numpy.ndarray

@@ -67,6 +67,8 @@ STAGE = Stage(
         "tasks.prompting.parsing",
         "tasks.tuning.batches",
         "tasks.tuning.faster",
+        "tasks.tuning.attention",
+        "tasks.tuning.joined",
         "tasks.tuning.methods",
     ),
 )

@@ -48,6 +48,8 @@ PREDICTED = Stage(
         "tasks.predicting.rows",
         "tasks.tuning.batches",
         "tasks.tuning.faster",
+        "tasks.tuning.attention",
+        "tasks.tuning.joined",
     ),
 )
 CHUNKS, REPORT = "chunks", "prediction.json"

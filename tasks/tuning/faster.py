@@ -1,5 +1,5 @@
-"""The same model with less work: the last layer for the first token alone; cheaper dropout, attention's gradient, and weights that
-are rounded once, on the CPU.
+"""The same model with less work: the last layer for the first token alone; cheaper dropout, attention by products, and weights
+that are rounded once, on the CPU.
 
 Only processes that train or predict import this module: it loads torch.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+
+from tasks.tuning.attention import PRODUCTS
+from tasks.tuning.joined import join
 
 logger = logging.getLogger(__name__)
 FIRST_TOKEN_TOLERANCE = 1e-4
@@ -27,20 +27,18 @@ CHANCES = 32_768
 """Of which dropout takes a whole number: 15 random bits."""
 WHOLE_NUMBERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By bytes."""
-QUICK = "sdpa_quick_gradient"
-"""Our attention's name in transformers' registry."""
 STEPS_WORTH_COMPILING = 2_000
 """Below so many steps, compiling on CUDA (a minute or so) costs more than it gives."""
 
 
 def speed_up(model: Any) -> Any:
     """The same model, in place: its last layer computes only what the head reads, where the head reads the first token and the
-    architecture is known; on the CPU its dropout draws cheaper bits, and attention in bfloat16 has its gradient in float32."""
+    architecture is known; on the CPU its dropout draws cheaper bits, and attention in bfloat16 goes by products."""
     whole = getattr(model, "get_base_model", lambda: model)()
     read_first_token_alone(whole)
     if model.device.type == "cpu":
         if getattr(whole.config, "_attn_implementation", "") == "sdpa":
-            whole.set_attn_implementation(QUICK)
+            whole.set_attn_implementation(PRODUCTS)
         for module in model.modules():
             if type(module) is torch.nn.Dropout:
                 module.__class__ = CheapDropout
@@ -87,8 +85,10 @@ def hold_rounded(model: Any, whole: bool = False) -> Callable[[], None]:
             weight.data = exact.to(torch.bfloat16)
     for module in updated:
         module.cast_input_dtype_enabled = False  # PEFT would widen what comes in to the dtype of its updates
+    part_again = join(model)
 
     def put_back() -> None:
+        part_again()
         for weight, exact in held:
             weight.data = exact
         for module in updated:
@@ -107,44 +107,6 @@ def compile_where_it_pays(model: Any, steps: int) -> bool:
     model.compile(dynamic=True)
     logger.info("compiled for %d steps; what the compiler cannot do runs as it is", steps)
     return True
-
-
-def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **more: Any) -> Any:
-    """Attention as transformers calls it, by torch's fused kernel; in bfloat16 its gradient comes from the float32 kernel.
-
-    On the CPU the kernel's backward pass is 1.3 times (512 tokens) to 6 times (64) slower in bfloat16 than in float32 (torch 2.13,
-    AMX), and was 41 % of a training step.
-    """
-    ours = query.dtype is torch.bfloat16 and query.device.type == "cpu" and query.shape == key.shape == value.shape
-    plain = not (more.get("dropout") or more.get("is_causal") or more.get("position_bias") is not None)
-    if not (ours and plain and torch.is_grad_enabled() and not getattr(module, "is_causal", True)):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    if attention_mask is not None and attention_mask.dtype is torch.bool:
-        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, -torch.inf)
-    return _Attention.apply(query, key, value, attention_mask, more.get("scaling")).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(QUICK, attend)
-AttentionMaskInterface.register(QUICK, sdpa_mask)
-
-
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, query: Any, key: Any, value: Any, mask: Any, scale: float | None) -> Any:
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        found, log_sums = kernel(query, key, value, 0.0, False, attn_mask=mask, scale=scale)
-        ctx.scale = scale
-        ctx.save_for_backward(query, key, value, mask, found, log_sums)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Any) -> Any:
-        query, key, value, mask, found, log_sums = ctx.saved_tensors
-        wide = [tensor.float() for tensor in (gradient, query, key, value, found)]
-        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-        mask = None if mask is None else mask.float()
-        gradients = kernel(*wide, log_sums, 0.0, False, attn_mask=mask, scale=ctx.scale)
-        return *(each.to(query.dtype) for each in gradients), None, None
 
 
 class CheapDropout(torch.nn.Dropout):

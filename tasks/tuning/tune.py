@@ -27,7 +27,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    10,
+    11,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
@@ -36,6 +36,8 @@ TRAIN = Stage(
         "tasks.tuning.objectives",
         "tasks.tuning.batches",
         "tasks.tuning.faster",
+        "tasks.tuning.attention",
+        "tasks.tuning.joined",
         "tasks.tuning.kept",
         "tasks.tuning.checkpoints",
         "tasks.tuning.language.causal",

@@ -11,7 +11,7 @@ from tasks.verdict.contestants import Contestant, Rows
 from tasks.verdict.guards import find_guards
 from tasks.verdict.measures import macro_f1_sums
 from tasks.verdict.power import SMALLEST, rows_by_interval, rows_to_bound, rows_wanted
-from tasks.verdict.resampling import bootstrap_interval, permutation_p
+from tasks.verdict.resampling import counted_interval, permutation_p
 from tasks.verdict.statistics import compare, pair
 from tasks.verdict.wording import champion_label
 
@@ -162,7 +162,7 @@ class Field:
                 "metric": self.gate.metric.value,
                 "test": BOOTSTRAP,
                 "difference": difference,
-                "interval": bootstrap_interval(whole, level) or (-1.0, 1.0),  # where no resample differs nothing is sure
+                "interval": counted_interval(whole, level) or (-1.0, 1.0),  # where no resample differs nothing is sure
                 "p_value": permutation_p(whole),
             }
         )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.records import Difference
 from tasks.verdict.contestants import Contestant, Rows
-from tasks.verdict.resampling import Sums, bootstrap_interval
+from tasks.verdict.resampling import Sums, bootstrap_interval, counted_interval
 from tasks.verdict.statistics import pair
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def macro_f1_difference(first: Contestant, second: Contestant, rows: Rows, alpha
     sums = macro_f1_sums(first, second)
     if sums is None:
         return None
-    interval = bootstrap_interval(sums.by_cluster(rows.codes()), alpha)
+    interval = counted_interval(sums.by_cluster(rows.codes()), alpha)
     return Difference(metric="macro_f1", difference=sums.difference(), interval=interval, n=len(first.labels))
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import permutation_test
 
-from tasks.verdict.resampling import Sums, bootstrap_interval, permutation_p
+from tasks.verdict.resampling import Sums, bootstrap_interval, counted_interval, permutation_p
 from tasks.verdict.statistics import Discordant, mcnemar
 
 
@@ -71,3 +71,39 @@ def test_contenders_that_answer_alike_do_not_differ_and_two_that_differ_on_one_r
     one[0, 1] = 1 - one[0, 1]
     assert permutation_p(same) == permutation_p(Sums(sums.first, one, f1)) == 1.0
     assert bootstrap_interval(same, 0.05) is None
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 9), (12, 30), (25, 25)])
+def test_a_figure_that_counts_rows_has_its_interval_widened_by_one_row_for_accuracy(b, c):
+    place, all_rows = np.arange(200), np.ones(200)
+    right, other = place < b + 60, (place >= b) & (place < 60 + b + c)
+    sums = Sums(np.stack([right, all_rows], axis=1), np.stack([other, all_rows], axis=1), share)
+    low, high = bootstrap_interval(sums, 0.05)
+    assert counted_interval(sums, 0.05) == pytest.approx((low - 1 / 200, high + 1 / 200))
+
+
+def test_half_a_step_of_macro_f1_is_what_exchanging_a_row_moves_on_average():
+    sums = drawn(60, 0.1, 3)
+    moved = []
+    for row in np.flatnonzero((sums.first != sums.second).any(axis=1)):
+        first, second = sums.first.copy(), sums.second.copy()
+        first[row], second[row] = sums.second[row], sums.first[row]
+        moved.append(abs(Sums(first, second, f1).difference() - sums.difference()))
+    assert sums.half_step() == pytest.approx(np.mean(moved) / 2)
+    assert Sums(sums.first, sums.first, f1).half_step() == 0
+
+
+def test_an_interval_of_a_figure_that_counts_rows_ends_at_one_and_is_none_where_nothing_differs():
+    right, all_rows = np.arange(12) < 11, np.ones(12)
+    sums = Sums(np.stack([right, all_rows], axis=1), np.stack([~right, all_rows], axis=1), share)
+    assert counted_interval(sums, 0.05)[1] == 1.0
+    assert counted_interval(Sums(sums.first, sums.first, share), 0.05) is None
+
+
+def test_drawing_how_many_rows_of_each_kind_gives_the_interval_of_drawing_rows(monkeypatch):
+    sums = drawn(400, 0.05, 5)
+    kinds = bootstrap_interval(sums, 0.05, 40_000)
+    monkeypatch.setattr("tasks.verdict.resampling.FEW_KINDS", 10**9)
+    rows = bootstrap_interval(sums, 0.05, 40_000)
+    assert kinds != rows, "both were drawn the same way"
+    assert kinds == pytest.approx(rows, abs=0.03 * (rows[1] - rows[0]))

@@ -1,0 +1,96 @@
+"""Attention in bfloat16 on the CPU by matrix products of whole batches, forwards and backwards.
+
+torch's fused kernel is made for long rows and wide heads. At the rows of classification (512 tokens at most, heads of 32 or 64
+numbers) plain products, at the processor's full bfloat16 rate, take about half of its time with the gradient: `python -m
+benchmarks.attention` measures it. Scores and probabilities then lie in memory, rounded to bfloat16, for a layer at a time;
+probabilities are kept for the gradient where they are few, and computed once more where they are many.
+
+Only processes that train or predict import this module: it loads torch.
+"""
+
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PRODUCTS = "products"
+"""This attention's name in transformers' registry."""
+KEPT_BYTES = 32 * 2**20
+"""A layer's probabilities of more than this are computed once more for the gradient: 4 rows of 512 tokens in 12 heads are kept."""
+MOST_BYTES = 256 * 2**20
+"""Where they are of more than this, torch's kernel, which holds none, does the work."""
+
+
+def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **more: Any) -> Any:
+    """Attention as transformers calls it: by products in bfloat16 on the CPU, where all tokens see all; else as torch does it.
+
+    Args:
+        query, key, value: [rows, heads, tokens, width].
+        attention_mask: [rows, 1, tokens or 1, tokens]; true, or 0 to be added, where a token is seen.
+
+    Returns: [rows, tokens, heads, width], and None for the weights.
+    """
+    ours = query.dtype is torch.bfloat16 and query.device.type == "cpu" and query.shape == key.shape == value.shape
+    plain = not (more.get("dropout") or more.get("is_causal") or more.get("position_bias") is not None)
+    if not (ours and plain and _bytes(query) <= MOST_BYTES and not getattr(module, "is_causal", True)):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    if attention_mask is not None and attention_mask.dtype is torch.bool:
+        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, -torch.inf)
+    scale = more.get("scaling") or query.shape[-1] ** -0.5
+    return _Attention.apply(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(PRODUCTS, attend)
+AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:
+        probabilities = _probabilities(query, key, mask, scale)
+        found = torch.bmm(probabilities, _flat(value)).view(query.shape)
+        ctx.scale = scale
+        ctx.save_for_backward(query, key, value, mask, found, probabilities if _bytes(query) <= KEPT_BYTES else None)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        query, key, value, mask, found, probabilities = ctx.saved_tensors
+        if probabilities is None:
+            probabilities = _probabilities(query, key, mask, ctx.scale)
+        shape = query.shape
+        query, key, value, found, gradient = map(_flat, (query, key, value, found, gradient))
+        by_value = torch.bmm(probabilities.transpose(1, 2), gradient)
+        # The gradient of softmax takes from each score what its row receives on the whole: two more columns of the product, since a
+        # number of bfloat16 alone would round it.
+        whole = (gradient.float() * found.float()).sum(-1, keepdim=True)
+        rounded = whole.to(gradient.dtype)
+        gradient = torch.cat([gradient, -rounded, (rounded - whole).to(gradient.dtype)], -1)
+        value = torch.cat([value, value.new_ones(*value.shape[:-1], 2)], -1)
+        by_score = torch.bmm(gradient, value.transpose(1, 2)).mul_(probabilities)
+        by_query = torch.bmm(by_score, key).mul_(ctx.scale)
+        by_key = torch.bmm(by_score.transpose(1, 2), query).mul_(ctx.scale) if ctx.needs_input_grad[1] else None
+        return by_query.view(shape), None if by_key is None else by_key.view(shape), by_value.view(shape), None, None
+
+
+def _probabilities(query: Any, key: Any, mask: Any, scale: float) -> Any:
+    """With which probability each token looks at each: [rows x heads, tokens, tokens]."""
+    rows, heads, tokens, _ = query.shape
+    nothing = query.new_empty(()).expand(rows * heads, tokens, tokens)
+    scores = torch.baddbmm(nothing, _flat(query), _flat(key).transpose(1, 2), beta=0, alpha=scale)
+    if mask is not None:
+        scores.view(rows, heads, tokens, tokens).add_(mask)
+    return torch.softmax(scores, -1)
+
+
+def _flat(each: Any) -> Any:
+    """[rows, heads, tokens, width] as [rows x heads, tokens, width]."""
+    return each.reshape(-1, *each.shape[-2:])
+
+
+def _bytes(query: Any) -> int:
+    """Of the probabilities."""
+    rows, heads, tokens, _ = query.shape
+    return int(rows * heads * tokens * tokens * query.element_size())
