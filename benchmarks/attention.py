@@ -1,4 +1,4 @@
-"""What attention's gradient costs on this processor, as torch has it and as training takes it (`tasks/tuning/faster.py`).
+"""What attention's gradient costs on this processor, as torch has it and as training takes it (`tasks/tuning/attention.py`).
 
     python -m benchmarks.attention
 
@@ -31,7 +31,7 @@ def main() -> None:
     import torch
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    from tasks.tuning.faster import attend
+    from tasks.tuning.attention import attend
 
     class Module:
         is_causal = False

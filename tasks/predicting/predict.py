@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PREDICTED = Stage(
     "predicted",
-    2,
+    3,
     (
         "tasks.contenders.answers",
         "tasks.contenders.tuned",

@@ -2,8 +2,8 @@
 
 torch's fused kernel is made for long rows and wide heads. At the rows of classification (512 tokens at most, heads of 32 or 64
 numbers) plain products, at the processor's full bfloat16 rate, take about half of its time with the gradient: `python -m
-benchmarks.attention` measures it. Scores and probabilities then lie in memory, rounded to bfloat16, for a layer at a time;
-probabilities are kept for the gradient where they are few, and computed once more where they are many.
+benchmarks.attention` measures it. Scores and probabilities then lie in memory, rounded to bfloat16; probabilities are kept for the
+gradient where they are few, and computed once more where they are many.
 
 Only processes that train or predict import this module: it loads torch.
 """
@@ -11,6 +11,7 @@ Only processes that train or predict import this module: it loads torch.
 from typing import Any
 
 import torch
+from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -18,7 +19,7 @@ from transformers.masking_utils import sdpa_mask
 PRODUCTS = "products"
 """This attention's name in transformers' registry."""
 KEPT_BYTES = 32 * 2**20
-"""A layer's probabilities of more than this are computed once more for the gradient: 4 rows of 512 tokens in 12 heads are kept."""
+"""A layer's probabilities of more are computed once more for the gradient: 4 rows of 512 tokens in 12 heads are kept."""
 MOST_BYTES = 256 * 2**20
 """Where they are of more than this, torch's kernel, which holds none, does the work."""
 
@@ -28,16 +29,22 @@ def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = 
 
     Args:
         query, key, value: [rows, heads, tokens, width].
-        attention_mask: [rows, 1, tokens or 1, tokens]; true, or 0 to be added, where a token is seen.
+        attention_mask: [rows, 1, tokens or 1, tokens]; true, or 0 to be added, where a token is seen. What a token that sees none
+            gets is a number, and no more is said of it.
 
     Returns: [rows, tokens, heads, width], and None for the weights.
     """
     ours = query.dtype is torch.bfloat16 and query.device.type == "cpu" and query.shape == key.shape == value.shape
-    plain = not (more.get("dropout") or more.get("is_causal") or more.get("position_bias") is not None)
+    learned = more.get("position_bias") is not None or (attention_mask is not None and attention_mask.requires_grad)
+    plain = not (more.get("dropout") or more.get("is_causal") or learned)
     if not (ours and plain and _bytes(query) <= MOST_BYTES and not getattr(module, "is_causal", True)):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    if attention_mask is not None and attention_mask.dtype is torch.bool:
-        attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill(~attention_mask, -torch.inf)
+    if attention_mask is not None:
+        least = torch.finfo(query.dtype).min  # not infinity: a row of nothing else has no softmax
+        if attention_mask.dtype is torch.bool:
+            attention_mask = torch.zeros_like(attention_mask, dtype=query.dtype).masked_fill_(~attention_mask, least)
+        else:
+            attention_mask = attention_mask.clamp_min(least).to(query.dtype)
     scale = more.get("scaling") or query.shape[-1] ** -0.5
     return _Attention.apply(query, key, value, attention_mask, scale).transpose(1, 2).contiguous(), None
 
@@ -56,13 +63,14 @@ class _Attention(torch.autograd.Function):
         return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Any) -> Any:
         query, key, value, mask, found, probabilities = ctx.saved_tensors
         if probabilities is None:
             probabilities = _probabilities(query, key, mask, ctx.scale)
-        shape = query.shape
+        shape, (wants_query, wants_key, wants_value) = query.shape, ctx.needs_input_grad[:3]
         query, key, value, found, gradient = map(_flat, (query, key, value, found, gradient))
-        by_value = torch.bmm(probabilities.transpose(1, 2), gradient)
+        by_value = torch.bmm(probabilities.transpose(1, 2), gradient) if wants_value else None
         # The gradient of softmax takes from each score what its row receives on the whole: two more columns of the product, since a
         # number of bfloat16 alone would round it.
         whole = (gradient.float() * found.float()).sum(-1, keepdim=True)
@@ -70,9 +78,9 @@ class _Attention(torch.autograd.Function):
         gradient = torch.cat([gradient, -rounded, (rounded - whole).to(gradient.dtype)], -1)
         value = torch.cat([value, value.new_ones(*value.shape[:-1], 2)], -1)
         by_score = torch.bmm(gradient, value.transpose(1, 2)).mul_(probabilities)
-        by_query = torch.bmm(by_score, key).mul_(ctx.scale)
-        by_key = torch.bmm(by_score.transpose(1, 2), query).mul_(ctx.scale) if ctx.needs_input_grad[1] else None
-        return by_query.view(shape), None if by_key is None else by_key.view(shape), by_value.view(shape), None, None
+        by_query = torch.bmm(by_score, key).mul_(ctx.scale) if wants_query else None
+        by_key = torch.bmm(by_score.transpose(1, 2), query).mul_(ctx.scale) if wants_key else None
+        return *(each if each is None else each.view(shape) for each in (by_query, by_key, by_value)), None, None
 
 
 def _probabilities(query: Any, key: Any, mask: Any, scale: float) -> Any:

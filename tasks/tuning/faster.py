@@ -80,20 +80,26 @@ def hold_rounded(model: Any, whole: bool = False) -> Callable[[], None]:
     weights = {id(weight): weight for module in modules for weight in module.parameters(recurse=False)}
     held = [(weight, weight.data) for weight in weights.values() if whole or not weight.requires_grad]
     updated = [module for module in model.modules() if hasattr(module, "lora_A")]
-    for weight, exact in held:
-        if exact.is_floating_point():
-            weight.data = exact.to(torch.bfloat16)
-    for module in updated:
-        module.cast_input_dtype_enabled = False  # PEFT would widen what comes in to the dtype of its updates
-    part_again = join(model)
+    apart: list[Callable[[], None]] = []
 
     def put_back() -> None:
-        part_again()
+        for part in apart:
+            part()
         for weight, exact in held:
             weight.data = exact
         for module in updated:
             module.cast_input_dtype_enabled = True
 
+    try:
+        for weight, exact in held:
+            if exact.is_floating_point():
+                weight.data = exact.to(torch.bfloat16)
+        for module in updated:
+            module.cast_input_dtype_enabled = False  # PEFT would widen what comes in to the dtype of its updates
+        apart.append(join(model, whole))
+    except BaseException:
+        put_back()
+        raise
     return put_back
 
 

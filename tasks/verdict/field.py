@@ -137,7 +137,10 @@ class Field:
         """Rows that would show, at a level, that what was seen is not `distance` away from the truth."""
         found = self.against(one, other, level)
         if self.gate.metric is Metric.MACRO_F1:
-            more = rows_by_interval(found.n, found.interval, abs(distance), level)
+            sums = macro_f1_sums(one, other)
+            assert sums  # find_odd has seen to it
+            half_step = sums.by_cluster(self.rows.codes()).half_step()
+            more = rows_by_interval(found.n, found.interval, half_step, abs(distance), level)
             return MoreRows(more if more > 0 else None, on)
         counts = pair(one.right, other.right, self.rows.clusters)
         bound = self.champion is other and self.is_cheaper(one, other)

@@ -72,10 +72,16 @@ def _by_the_normal(discordant: float, gain: float, alpha: float) -> int:
     return max(1, math.ceil((wide / gain) ** 2))
 
 
-def rows_by_interval(n: int, interval: tuple[float, float], gain: float, alpha: float) -> int:
-    """How many more rows would show a gain, for a figure of which only an interval on `n` rows is known: its width shrinks with the
-    root of the rows. 0 or less where `n` are enough."""
-    z = NormalDist()
-    error = (interval[1] - interval[0]) / 2 / z.inv_cdf(1 - alpha / 2)
-    wanted = n * ((z.inv_cdf(1 - alpha / 2) + z.inv_cdf(POWER)) * error / max(gain, NEAREST)) ** 2
+def rows_by_interval(n: int, interval: tuple[float, float], half_step: float, gain: float, alpha: float) -> int:
+    """How many more rows would show a gain, for a figure of which only an interval on `n` rows is known. 0 or less where `n` are
+    enough.
+
+    Args:
+        half_step: by which the interval was widened on either side; it shrinks with the rows, and the rest of the width with
+            their root.
+    """
+    z, gain = NormalDist(), max(gain, NEAREST)
+    error = ((interval[1] - interval[0]) / 2 - half_step) / z.inv_cdf(1 - alpha / 2)
+    wide = (z.inv_cdf(1 - alpha / 2) + z.inv_cdf(POWER)) * error * math.sqrt(n)
+    wanted = ((wide + math.sqrt(wide**2 + 4 * n * half_step * gain)) / (2 * gain)) ** 2
     return math.ceil(wanted) - n

@@ -63,6 +63,21 @@ def test_padding_is_not_seen_and_has_no_gradient(added: bool) -> None:
     assert not found[3][0, :, -3:].any(), "values of padding"
 
 
+@pytest.mark.parametrize("added", [False, True])
+def test_a_token_that_sees_nothing_spoils_no_other(added: bool) -> None:
+    wide, mask = drawn(2, 2, 9, 8), torch.ones(2, 1, 9, 9, dtype=torch.bool)
+    mask[0, :, 7:] = False  # the first row's last two tokens see none,
+    mask[0, :, :, 7:] = False  # and are seen by none
+    if added:
+        mask = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    wide[3][0, :, 7:] = 0.0  # what they find is read by nobody
+    found = both_ways(attend, wide, torch.bfloat16, mask)
+    exact = both_ways(sdpa_attention_forward, wide, torch.float32, mask)
+    assert all(each.isfinite().all() for each in found)
+    found[0][0, 7:] = exact[0][0, 7:] = 0.0
+    assert max(off(found, exact)) < 0.012
+
+
 def test_probabilities_computed_once_more_give_the_same_bits_as_kept_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, mask = drawn(3, 2, 12, 8), hidden(3, 12, added=False)
     kept = both_ways(attend, wide, torch.bfloat16, mask)
@@ -96,6 +111,7 @@ def test_what_looks_back_only_has_a_bias_dropout_or_very_many_tokens_goes_torchs
         found = attend(module, query, key, value, None, **more)[0]
         assert torch.equal(found, sdpa_attention_forward(module, query, key, value, None, **more)[0])
     attend(Module(), query, key, value, None, dropout=0.5)
+    attend(Module(), query, key, value, bias.requires_grad_())
     attend(Module(), query.float(), key.float(), value.float())
     monkeypatch.setattr(attention, "MOST_BYTES", 0)
     attend(Module(), query, key, value)

@@ -95,7 +95,7 @@ def test_in_bfloat16_a_model_says_the_same_and_its_gradients_are_as_near_to_floa
 def test_weights_held_rounded_give_the_same_gradients_to_the_bit_and_come_back(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(faster, "join", lambda model: lambda: None)
+    monkeypatch.setattr(faster, "join", lambda model, whole: lambda: None)
     (_, plain), (_, held) = (make_models(make_base(tmp_path / name, kind=kind)) for name in ("plain", "held"))
     before = {name: weight.clone() for name, weight in held.named_parameters()}
     put_back = hold_rounded(held)
@@ -123,6 +123,16 @@ def test_quick_predictions_have_float32s_labels_and_leave_the_weights_as_they_we
     assert torch.equal(exact.argmax(-1), quick.argmax(-1))
     assert 0 < (exact - quick).abs().max() < 0.1, "most rows were computed in bfloat16 alone"
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_rows_of_very_different_length_train_a_base_that_looks_at_its_neighbours_alone(tmp_path: Path) -> None:
+    base = make_base(tmp_path, "modernbert", num_hidden_layers=4)
+    _, fast = make_models(base)
+    hold_rounded(fast)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(fast, [[2, *[5, 6, 7, 8] * 50, 3], [2, 5, 3], [2, 7, 8, 9, 3]])
+    assert found
+    assert all(gradient.isfinite().all() for gradient in found.values())
 
 
 def test_an_architecture_that_is_not_known_stays_as_it_was(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tasks.config import Gate
 from tasks.records import Arm, Decision
 from tasks.verdict.contestants import Contestant
 from tasks.verdict.decision import decide
-from tasks.verdict.power import rows_to_bound, rows_wanted
+from tasks.verdict.power import rows_by_interval, rows_to_bound, rows_wanted
 from tasks.verdict.statistics import Discordant
 from tests.verdict.builders import answers, contestant
 
@@ -100,3 +100,13 @@ def test_one_that_is_no_better_than_a_trivial_one_wants_rows_only_where_it_may_b
     assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, wanted)
     assert ("if the gain over tfidf is 1.0 points" in found.reason) == (lost < 800), "one that is surely worse wants none"
     assert ("These rows would most likely have told" in found.reason) == (lost == 40)
+
+
+def test_by_an_interval_the_half_step_shrinks_with_the_rows_and_the_rest_with_their_root():
+    n, error, half, gain = 300, 0.03, 1 / 300, 0.05
+    width = 1.959964 * error + half
+    wanted = n + rows_by_interval(n, (0.02 - width, 0.02 + width), half, gain, 0.05)
+    assert (1.959964 + 0.841621) * error * (n / wanted) ** 0.5 + half * n / wanted == pytest.approx(gain, rel=0.002)
+    plain = n + rows_by_interval(n, (0.02 - width + half, 0.02 + width - half), 0.0, gain, 0.05)
+    assert plain == pytest.approx(n * ((1.959964 + 0.841621) * error / gain) ** 2, abs=1)
+    assert plain < wanted < 1.2 * plain
