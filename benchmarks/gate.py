@@ -2,12 +2,14 @@
 
     python -m benchmarks.gate --output json
     python -m benchmarks.gate --simulations 500 --only one,twenty
+    python -m benchmarks.gate --only cost_clusters --margin 0.03
 
 Each scenario is a way to be promoted wrongly. All contenders are as good as what they would replace, or (cost, cost_clusters,
 economical, slices, macro_f1_cost) worse by exactly the margin that the gate allows, which is the hardest case.
-`false_promotion_rate` is that of the worst scenario, with its Wilson interval; `stated_level` is what docs/verdict.md promises:
-half of `gate.alpha`. `power_at_3_points` is the chance that a contender that is 3 points better replaces the champion: 1,000 rows,
-of which 10 % are right for one of the two only, one comparison. Every processor core takes its share of the simulations.
+`false_promotion_rate` is that of the worst scenario, with its Wilson interval and its `simulations`; `stated_level` is what
+docs/verdict.md promises: half of `gate.alpha`. `power_at_3_points` is the chance that a contender that is 3 points better replaces
+the champion: 1,000 rows, of which 10 % are right for one of the two only, one comparison. Every processor core takes its share of
+the simulations.
 """
 
 import argparse
@@ -95,107 +97,107 @@ def _scores(accuracy: float, n: int, cost: float | None) -> Scores:
     )
 
 
-def one(dice: Draw) -> Judgement:
+def one(dice: Draw, gate: Gate = GATE) -> Judgement:
     """One contender as good as the champion."""
     draws = Draws(dice, 1000)
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())])
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())], gate)
 
 
-def identical(dice: Draw) -> Judgement:
+def identical(dice: Draw, gate: Gate = GATE) -> Judgement:
     """Contenders that answer exactly as the champion does."""
     draws = Draws(dice, 1000)
     same = draws.answers()
     rivals = [draws.contestant(name, arm, same) for name, arm in (("lora", Arm.TUNED), ("few_shot", Arm.PROMPT))]
-    return decide(GATE, [*rivals, draws.contestant("majority", Arm.TRIVIAL, same)], draws.contestant("old", Arm.TUNED, same))
+    return decide(gate, [*rivals, draws.contestant("majority", Arm.TRIVIAL, same)], draws.contestant("old", Arm.TUNED, same))
 
 
-def several(dice: Draw) -> Judgement:
+def several(dice: Draw, gate: Gate = GATE) -> Judgement:
     """A finalist of each arm, all as good as the champion, at prices far apart."""
     draws = Draws(dice, 1000)
     arms = ("few_shot", Arm.PROMPT, 10.0), ("lora", Arm.TUNED, 1.0), ("routed", Arm.HYBRID, 3.0)
-    return _against_champion(draws, [draws.contestant(name, arm, draws.answers(), cost) for name, arm, cost in arms])
+    return _against_champion(draws, [draws.contestant(name, arm, draws.answers(), cost) for name, arm, cost in arms], gate)
 
 
-def small(dice: Draw) -> Judgement:
+def small(dice: Draw, gate: Gate = GATE) -> Judgement:
     """As `several`, on 60 test rows."""
     draws = Draws(dice, 60)
     arms = ("few_shot", Arm.PROMPT), ("lora", Arm.TUNED), ("routed", Arm.HYBRID)
-    return _against_champion(draws, [draws.contestant(name, arm, draws.answers()) for name, arm in arms])
+    return _against_champion(draws, [draws.contestant(name, arm, draws.answers()) for name, arm in arms], gate)
 
 
-def first(dice: Draw) -> Judgement:
+def first(dice: Draw, gate: Gate = GATE) -> Judgement:
     """No champion yet; finalists as good as one trivial contender, at prices far apart."""
     draws = Draws(dice, 1000)
     arms = ("few_shot", Arm.PROMPT, 10.0), ("lora", Arm.TUNED, 1.0)
     rivals = [draws.contestant(name, arm, draws.answers(), cost) for name, arm, cost in arms]
     trivial = draws.contestant("tfidf", Arm.TRIVIAL, draws.answers()), draws.contestant("majority", Arm.TRIVIAL, draws.answers(0.3))
-    return decide(GATE, [*rivals, *trivial], None)
+    return decide(gate, [*rivals, *trivial], None)
 
 
-def twenty(dice: Draw) -> Judgement:
+def twenty(dice: Draw, gate: Gate = GATE) -> Judgement:
     """No champion yet; twenty prompts as good as a trivial contender, the luckiest on dev is the candidate."""
     draws = Draws(dice, 1000)
     prompts = [draws.contestant(f"prompt_{number:02}", Arm.PROMPT, draws.answers()) for number in range(20)]
-    return decide(GATE, [*prompts, draws.contestant("tfidf", Arm.TRIVIAL, draws.answers())], None)
+    return decide(gate, [*prompts, draws.contestant("tfidf", Arm.TRIVIAL, draws.answers())], None)
 
 
-def cost(dice: Draw) -> Judgement:
+def cost(dice: Draw, gate: Gate = GATE) -> Judgement:
     """One contender at a tenth of the champion's cost, worse than it by the margin."""
     draws = Draws(dice, 4000)
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(GATE.margin), 0.1)])
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(gate.margin), 0.1)], gate)
 
 
-def economical(dice: Draw) -> Judgement:
+def economical(dice: Draw, gate: Gate = GATE) -> Judgement:
     """A contender as good as the champion, and a cheap one that is worse by the margin: two ways at once."""
     draws = Draws(dice, 4000)
     dear = draws.contestant("few_shot", Arm.PROMPT, draws.answers(), 1.0)
-    return _against_champion(draws, [dear, draws.contestant("lora", Arm.TUNED, draws.answers(GATE.margin), 0.1)])
+    return _against_champion(draws, [dear, draws.contestant("lora", Arm.TUNED, draws.answers(gate.margin), 0.1)], gate)
 
 
-def slices(dice: Draw) -> Judgement:
+def slices(dice: Draw, gate: Gate = GATE) -> Judgement:
     """A contender that is better on the whole, and on one of two slices worse by the margin."""
     draws = Draws(dice, 2000)
-    gate = Gate(slices=["label"])
+    gate = gate.model_copy(update={"slices": ["label"]})
     there = dice.random(draws.n) < 0.25
     old = draws.answers()
     new = draws.answers() | (~there & (dice.random(draws.n) < 0.5))
     new = numpy.where(there, draws.answers(gate.slice_margin), new)
     rows = Rows(slices={"label": tuple(numpy.where(there, "rare", "common").tolist())})
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, new)], old, gate, rows)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, new)], gate, old, rows)
 
 
-def clusters(dice: Draw) -> Judgement:
+def clusters(dice: Draw, gate: Gate = GATE) -> Judgement:
     """One contender as good as the champion; rows come in 250 clusters whose rows are much alike."""
     draws = Draws(dice, 1000, clusters=250)
     rows = Rows(clusters=tuple(draws.cluster.tolist()))
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())], gate=GATE, rows=rows)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers())], gate, rows=rows)
 
 
-def cost_clusters(dice: Draw) -> Judgement:
+def cost_clusters(dice: Draw, gate: Gate = GATE) -> Judgement:
     """As `cost`, where rows come in 15 large clusters and 150 small ones, and the contender is worse on whole clusters."""
     sizes = [100] * 15 + [10] * 150
     draws = Draws(dice, sum(sizes), sizes=sizes)
     rows = Rows(clusters=tuple(draws.cluster.tolist()))
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(GATE.margin), 0.1)], rows=rows)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(gate.margin), 0.1)], gate, rows=rows)
 
 
-def macro_f1(dice: Draw) -> Judgement:
+def macro_f1(dice: Draw, gate: Gate = GATE) -> Judgement:
     """One contender as good as the champion by macro-F1 over three labels, the rarest of them one row in ten."""
-    return _by_macro_f1(dice)
+    return _by_macro_f1(dice, gate)
 
 
-def macro_f1_traded(dice: Draw) -> Judgement:
+def macro_f1_traded(dice: Draw, gate: Gate = GATE) -> Judgement:
     """As `macro_f1`, where the contender is 5 points better on the commonest label and as much worse on the rarest as evens it out:
     equally good, and not exchangeable."""
-    return _by_macro_f1(dice, gained=0.05, below=0.0)
+    return _by_macro_f1(dice, gate, gained=0.05)
 
 
-def macro_f1_cost(dice: Draw) -> Judgement:
+def macro_f1_cost(dice: Draw, gate: Gate = GATE) -> Judgement:
     """As `cost`, by macro-F1: the contender is worse on the rarest label alone."""
-    return _by_macro_f1(dice, below=GATE.margin, cost=0.1)
+    return _by_macro_f1(dice, gate, below=gate.margin, cost=0.1)
 
 
-def _by_macro_f1(dice: Draw, gained: float = 0.0, below: float = 0.0, cost: float = 1.0) -> Judgement:
+def _by_macro_f1(dice: Draw, gate: Gate, gained: float = 0.0, below: float = 0.0, cost: float = 1.0) -> Judgement:
     """One that has `gained` on the commonest label, and lost on the rarest what puts its macro-F1 `below` the champion's."""
     draws = Draws(dice, 500)
     truth = dice.choice(3, size=draws.n, p=SHARES)
@@ -209,7 +211,7 @@ def _by_macro_f1(dice: Draw, gained: float = 0.0, below: float = 0.0, cost: floa
         right = right | ((truth == 0) & (dice.random(draws.n) < gained / (1 - ACCURACY)))
         right = right & ~((truth == 2) & (dice.random(draws.n) < _lost(gained, below) / ACCURACY))
     rivals = [made("lora", Arm.TUNED, right, cost), made("majority", Arm.TRIVIAL, draws.answers(0.3))]
-    return decide(Gate(metric=Metric.MACRO_F1), rivals, made("old", Arm.PROMPT, draws.answers()))
+    return decide(gate.model_copy(update={"metric": Metric.MACRO_F1}), rivals, made("old", Arm.PROMPT, draws.answers()))
 
 
 @cache
@@ -230,30 +232,30 @@ def _names(codes: numpy.ndarray) -> tuple[str, ...]:
     return tuple("abc"[code] for code in codes.tolist())
 
 
-def better(dice: Draw, points: float = 0.03, n: int = 1000) -> Judgement:
+def better(dice: Draw, points: float = 0.03, n: int = 1000, gate: Gate = GATE) -> Judgement:
     """One contender that is better than the champion: `DISCORDANT` of the rows are right for one of the two alone."""
     draws = Draws(dice, n)
     old, dealt = draws.answers(), dice.random(n)
     won, lost = (DISCORDANT + points) / 2, (DISCORDANT - points) / 2
     new = numpy.where(old, dealt >= lost / ACCURACY, dealt < won / (1 - ACCURACY))
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, new)], old)
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, new)], gate, old)
 
 
-def cheaper(dice: Draw, n: int = 4000) -> Judgement:
+def cheaper(dice: Draw, n: int = 4000, gate: Gate = GATE) -> Judgement:
     """One contender as good as the champion at a tenth of its cost."""
     draws = Draws(dice, n)
-    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(), 0.1)])
+    return _against_champion(draws, [draws.contestant("lora", Arm.TUNED, draws.answers(), 0.1)], gate)
 
 
 def _against_champion(
-    draws: Draws, rivals: list[Contestant], old: Answers | None = None, gate: Gate = GATE, rows: Rows | None = None
+    draws: Draws, rivals: list[Contestant], gate: Gate, old: Answers | None = None, rows: Rows | None = None
 ) -> Judgement:
     champion = draws.contestant("old", Arm.TUNED, draws.answers() if old is None else old)
     trivial = draws.contestant("majority", Arm.TRIVIAL, draws.answers(0.3))
     return decide(gate, [*rivals, trivial], champion, rows or Rows())
 
 
-SCENARIOS: dict[str, Callable[[Draw], Judgement]] = {
+SCENARIOS: dict[str, Callable[..., Judgement]] = {
     each.__name__: each
     for each in (
         *(one, identical, several, small, first, twenty, cost, economical, slices, clusters, cost_clusters),
@@ -281,31 +283,32 @@ def _count(scenario: Callable[..., Judgement], seed: int, more: dict[str, Any], 
     return sum(scenario(numpy.random.default_rng([seed, number]), **more).decision is Decision.PUBLISH for number in numbers)
 
 
-def measure(simulations: int, names: list[str], seed: int = 0, processes: int = 1) -> dict[str, Any]:
+def measure(simulations: int, names: list[str], seed: int = 0, processes: int = 1, margin: float = GATE.margin) -> dict[str, Any]:
     """Every scenario's rate of false promotions, and the power."""
+    gate = Gate(margin=margin)
     if processes == 1:
-        return _measure(simulations, names, seed, None)
+        return _measure(simulations, names, seed, gate, None)
     with ProcessPoolExecutor(processes, get_context("spawn"), initializer=logging.disable, initargs=(logging.INFO,)) as pool:
-        return _measure(simulations, names, seed, pool)
+        return _measure(simulations, names, seed, gate, pool)
 
 
-def _measure(simulations: int, names: list[str], seed: int, pool: ProcessPoolExecutor | None) -> dict[str, Any]:
+def _measure(simulations: int, names: list[str], seed: int, gate: Gate, pool: ProcessPoolExecutor | None) -> dict[str, Any]:
     started = time.monotonic()
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in names:
         times = max(1, simulations // SLOW.get(name, 1))
-        rate, interval = rate_of(SCENARIOS[name], times, seed, pool)
+        rate, interval = rate_of(SCENARIOS[name], times, seed, pool, gate=gate)
         found[name] = {"false_promotion_rate": rate, "interval": interval, "simulations": times}
         say(name, found[name])
     worst = max(found, key=lambda name: found[name]["false_promotion_rate"])
-    gain, of_gain = rate_of(better, simulations, seed, pool)
-    saved, of_saved = rate_of(cheaper, max(1, simulations // 4), seed, pool)
+    gain, of_gain = rate_of(better, simulations, seed, pool, gate=gate)
+    saved, of_saved = rate_of(cheaper, max(1, simulations // 4), seed, pool, gate=gate)
     return {
-        "false_promotion_rate": found[worst]["false_promotion_rate"],
-        "interval": found[worst]["interval"],
-        "stated_level": GATE.alpha / 2,
-        "simulations": sum(int(each["simulations"]) for each in found.values()),
+        **found[worst],
+        "simulations_in_all": sum(each["simulations"] for each in found.values()),
         "worst_scenario": worst,
+        "stated_level": gate.alpha / 2,
+        "margin": gate.margin,
         "scenarios": found,
         "power_at_3_points": gain,
         "power_at_3_points_interval": of_gain,
@@ -328,6 +331,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulations", type=int, default=10_000, help="bake-offs a scenario; resampling ones take fewer")
     parser.add_argument("--only", default="", help="names of scenarios, by commas")
+    parser.add_argument("--margin", type=float, default=GATE.margin, help="gate.margin; by default the gate's own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", choices=["text", "json"], default="text")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
@@ -335,7 +339,7 @@ def main() -> None:
     logging.disable(logging.INFO)
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # of the processes to come
     names = options.only.split(",") if options.only else list(SCENARIOS)
-    found = measure(options.simulations, names, options.seed, options.processes)
+    found = measure(options.simulations, names, options.seed, options.processes, options.margin)
     if options.output == "json":
         print(json.dumps(found, indent=2))
     else:

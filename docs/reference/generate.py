@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
     import tasks.config
     import tasks.settings
     from cli.main import main
+    from deployments.__main__ import main as deploy
     from tasks.records import Verdict
 
     config = _models(tasks.config.BakeoffConfig, tasks.config)
@@ -33,7 +34,11 @@ def pages() -> dict[str, str]:
         "config.md": ("Config", "What a config file, the form in Prefect and `bakeoff(config)` take.", config),
         "settings.md": ("Settings", "What `bakeoff.yaml` and `BAKEOFF_…` variables take (`__` goes down a level).", settings),
         "verdict.md": ("Verdict", "What `bakeoff run --output json` prints; [how it comes about](../verdict.md).", verdict),
-        "commands.md": ("Commands", "What `--help` says.", _commands(main, "bakeoff")),
+        "commands.md": (
+            "Commands",
+            "What `--help` says.",
+            "\n\n".join([_commands(main, "bakeoff"), _commands(deploy, "python -m deployments")]),
+        ),
     }
     return {name: f"{MADE}\n\n# {title}\n\n{words}\n\n{text}" for name, (title, words, text) in told.items()}
 

@@ -228,7 +228,8 @@ class Verdict(Model):
     """What was decided by: the gate's metric."""
     more_rows: int | None = None
     """Without enough evidence: how many more labelled test rows would tell, with a chance of 80 %, if the difference is what was
-    seen (at least one point) and the two go on differing as often; null where that is not what is missing."""
+    seen (at least one point) and the two go on differing as often; where there are fewer than the gate asks for, how many are
+    missing; where guards alone are short of rows, how many would bring them theirs. Null where that is not what is missing."""
     contenders: list[ContenderVerdict]
     comparison: Comparison | None
     """The one that decided: the best on dev against the champion, else against the trivial contender that came closest."""

@@ -24,7 +24,7 @@ from tasks.config import NAME
 from tasks.errors import BadConfig, IntegrityError, LostRace, Refused, StoreError
 from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.progress import progress
-from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Model
+from tasks.records import Arm, Champion, Comparison, ContenderRecord, Decision, Looks, Model
 from tasks.registry.lineage import Lineage
 from tasks.registry.signing import key_id, refuse_forged, signature_of
 from tasks.settings import Places, Settings
@@ -77,6 +77,8 @@ class ChampionVersion(Model):
     """The bake-off's config."""
     scores: dict[str, Any] = {}
     """The contender's line of the verdict."""
+    looks: Looks | None = None
+    """How often the test rows had been looked at when this contender was decided on; a record of an earlier release has none."""
     lineage: Lineage | None = None
     """What it came from, by hash."""
 
@@ -278,8 +280,14 @@ def show(champion: ChampionVersion) -> str:
         f"  replaces   {'nothing' if champion.previous is None else f'version {champion.previous}'}",
         *([f"  goes back  to version {champion.back_to}"] if champion.back_to else []),
         f"  because    {champion.reason}",
+        *([f"  looks      {_looked(champion.looks)}"] if champion.looks else []),
     ]
     return "\n".join(lines)
+
+
+def _looked(looks: Looks) -> str:
+    seen = f"{looks.contenders} contender{'' if looks.contenders == 1 else 's'} measured on the test rows by then"
+    return f"{seen}; had none been better, luck would have promoted one with a chance of up to {100 * looks.chance_of_luck:.0f} %"
 
 
 def recall(settings: Settings, store_name: str, name: str) -> Memory | None:

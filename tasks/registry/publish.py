@@ -251,4 +251,5 @@ def _draft(publication: Publication, client: StoreClient, manifest: ContenderMan
         contenders={line.name: line.fingerprint for line in verdict.contenders},
         config=publication.config.model_dump(mode="json"),
         scores=next((line.model_dump(mode="json") for line in verdict.contenders if line.name == publication.winner.name), {}),
+        looks=verdict.looks,
     )

@@ -85,7 +85,7 @@ def page_of(verdict: Verdict, kept: KeptRun | None, evidence: Evidence | None, p
         failures_section(verdict, evidence),
         findings_section(kept),
         cost_section(verdict, kept),
-        lineage_section(verdict, kept),
+        lineage_section(verdict, kept, evidence),
         prompts_section(evidence),
     ]
     return Page(

@@ -15,7 +15,7 @@ from tasks.reporting.records import Evidence, Reading
 from tasks.workspace import Building, Stage, Workspace
 
 MODULES = ("pictures", "charts.drawing", "charts.contenders", "charts.verdict")
-STAGE = Stage("pictures", 3, tuple(f"tasks.reporting.{module}" for module in MODULES), shared=False)
+STAGE = Stage("pictures", 4, tuple(f"tasks.reporting.{module}" for module in MODULES), shared=False)
 
 
 class Pictures(Record):

@@ -23,6 +23,10 @@ class KeptContender(Model):
     """Paid to endpoints when the predictions were made, by this run or by the one whose product it reuses."""
     requests: int
     machine: str
+    base: str = ""
+    """What a tuned contender was trained from; empty for others, and in runs of earlier releases."""
+    revision: str = ""
+    """Of the base, as it was found; of a folder the SHA-256 of its files."""
     findings: list[Finding] = []
     """Of its tokens, of what was tried for it, and of its training."""
     curve: CurveRecord | None = None

@@ -139,7 +139,7 @@ def _run(folder: Path, verdict: Verdict) -> Run:
 
 def _contender(contender: ContenderRecord, evaluation: Evaluation, tokens: TokensRecord | None, workspace: Path) -> KeptContender:
     predictions = evaluation.predictions
-    trained = contender.training.findings if contender.training else []
+    facts = contender.training
     return KeptContender(
         name=contender.name,
         arm=contender.arm,
@@ -151,7 +151,9 @@ def _contender(contender: ContenderRecord, evaluation: Evaluation, tokens: Token
         spent_usd=predictions.spent_usd,
         requests=predictions.requests,
         machine=predictions.machine,
-        findings=[*(tokens.findings if tokens else []), *contender.findings, *trained],
+        base=facts.base if facts else "",
+        revision=facts.revision if facts else "",
+        findings=[*(tokens.findings if tokens else []), *contender.findings, *(facts.findings if facts else [])],
         curve=contender.curve,
         sweep=contender.sweep,
         repeats=contender.repeats,

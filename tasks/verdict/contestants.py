@@ -91,6 +91,10 @@ class Rows:
         codes = self.codes(places)
         return len(places) if codes is None or not len(codes) else effective_clusters(numpy.bincount(codes))
 
+    def lacking(self, places: Sequence[int], wanted: int) -> int:
+        """How many more rows like these there must be, for them to be worth as many as are wanted."""
+        return max(0, math.ceil(wanted * len(places) / self.worth(places)) - len(places)) if len(places) else wanted
+
     def fingerprint(self) -> str:
         """Of all this."""
         return digest([self.clusters, dict(self.slices)])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from tasks.config import Gate, Metric
 from tasks.records import Arm, Comparison, Guard, Scores
@@ -26,6 +27,14 @@ class MoreRows:
     """None where those that are there would most likely have told."""
     on: str
     """On what condition, in words: `if the gain over tfidf is 2.0 points`."""
+
+
+class Odd(NamedTuple):
+    """What forbids a decision."""
+
+    words: str
+    more_rows: int | None = None
+    """How many more test rows are needed; None where it is not rows that are missing."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,16 @@ class Field:
         assert self.champion
         return find_guards(self.gate, one, self.champion, self.label(self.champion), self.rows)
 
+    def more_rows_to_guard(self, guards: Sequence[Guard]) -> MoreRows | None:
+        """How many more test rows would bring the guards that have not held as many as they lack; None where none would."""
+        all_rows = len(self.candidate.examples)
+        lost = [guard for guard in guards if guard.held is not True]
+        wanted = {guard.what: math.ceil(guard.more_rows * all_rows / guard.n) for guard in lost if guard.more_rows and guard.n}
+        if not wanted or any(not guard.n for guard in lost):  # what no row tells, more of them do not
+            return None
+        most = max(wanted, key=wanted.__getitem__)
+        return MoreRows(wanted[most], f"if as large a share of them counts for {most} as of these")
+
     def _compare(self, one: Contestant, other: Contestant, level: float) -> Comparison:
         found = compare(one.name, one.right, self.label(other), other.right, level, self.rows.clusters)
         if self.gate.metric is Metric.ACCURACY:
@@ -171,48 +190,53 @@ class Field:
         )
 
 
-def find_odd(field: Field) -> str | None:
-    """What forbids a decision, in words; None when nothing does."""
+def find_odd(field: Field) -> Odd | None:
+    """What forbids a decision; None when nothing does."""
     gate, everyone = field.gate, [*field.ranked, *([field.champion] if field.champion else [])]
     for each in everyone:
         wanted = each.scores.dev.by(gate.metric), each.scores.test.by(gate.metric)
         if None in wanted or not (_sound(each.scores.dev) and _sound(each.scores.test)):
-            return f"a score of {each.name} is missing or not a number"
+            return Odd(f"a score of {each.name} is missing or not a number")
         if None in each.correct or len(each.correct) != each.scores.test.n or len(each.examples) != each.scores.test.n:
-            return f"{each.name} has test rows without a score"
+            return Odd(f"{each.name} has test rows without a score")
         if gate.metric is Metric.MACRO_F1 and macro_f1_sums(each, each) is None:
-            return f"{each.name} has test rows without a label to compare with"
+            return Odd(f"{each.name} has test rows without a label to compare with")
     if not field.trivial or len(field.trivial) == len(field.ranked):
-        return "there must be a trivial contender and one that is not"
+        return Odd("there must be a trivial contender and one that is not")
     rows = everyone[0].examples
     strays = [each.name for each in everyone if each.examples != rows]
     if strays:
-        return f"{strays[0]} was scored on other test rows than {everyone[0].name}"
+        return Odd(f"{strays[0]} was scored on other test rows than {everyone[0].name}")
     champion = [field.champion] if field.champion else []
     return _few(gate, len(rows), field.rows) or _silent([*field.finalists, *champion], field.champion)
 
 
-def _few(gate: Gate, rows: int, known: Rows) -> str | None:
+def _few(gate: Gate, rows: int, known: Rows) -> Odd | None:
     if known.clusters is not None and len(known.clusters) != rows:
-        return f"{len(known.clusters)} test rows have a cluster, and {rows} were scored"
+        return Odd(f"{len(known.clusters)} test rows have a cluster, and {rows} were scored")
     if known.clusters is not None:
         there, worth = len(set(known.clusters)), known.worth(range(rows))
         if worth < gate.minimum_rows:
             unequal = f", of sizes so unequal that they are worth {worth:.1f}" if there >= gate.minimum_rows else ""
-            return f"test has {there} clusters of rows{unequal}, and the gate asks for {gate.minimum_rows}"
+            return _lacking(gate, f"{there} clusters of rows{unequal}", known.lacking(range(rows), gate.minimum_rows))
     if rows < gate.minimum_rows:
-        return f"test has {rows} rows, and the gate asks for {gate.minimum_rows}"
+        return _lacking(gate, f"{rows} rows", gate.minimum_rows - rows)
     if any(len(values) != rows for values in known.slices.values()):
-        return "the slices are of other rows than were scored"
+        return Odd("the slices are of other rows than were scored")
     return None
 
 
-def _silent(finalists: Sequence[Contestant], champion: Contestant | None) -> str | None:
+def _lacking(gate: Gate, there: str, more: int) -> Odd:
+    needed = f"at least {more:,} more labelled test rows are needed"
+    return Odd(f"test has {there}, and the gate asks for {gate.minimum_rows}: {needed}", more)
+
+
+def _silent(finalists: Sequence[Contestant], champion: Contestant | None) -> Odd | None:
     silent = next((each for each in finalists if each.scores.test.failed >= each.scores.test.n), None)
     if silent is None:
         return None
     ways = ": bring its endpoint back, or take back an earlier champion (bakeoff champion rollback)" if silent is champion else ""
-    return f"{silent.name} has no usable answer on any test row, which says nothing about it{ways}"
+    return Odd(f"{silent.name} has no usable answer on any test row, which says nothing about it{ways}")
 
 
 def _sound(scores: Scores) -> bool:

@@ -1,6 +1,5 @@
 """What a new champion must be shown to be no worse at than the old one: parts of the rows, and calibration."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from tasks.config import Gate
@@ -8,7 +7,7 @@ from tasks.evaluation.clusters import design_effect
 from tasks.records import Difference, Guard, Slice
 from tasks.verdict.contestants import Contestant, Rows
 from tasks.verdict.measures import both_sure, brier_difference, ece_difference
-from tasks.verdict.power import rows_to_bound
+from tasks.verdict.power import rows_by_interval, rows_to_bound
 from tasks.verdict.statistics import pair, wilson
 
 Measure = Callable[[Contestant, Contestant, Rows, float], Difference | None]
@@ -32,9 +31,10 @@ def find_guards(gate: Gate, contender: Contestant, champion: Contestant, label: 
     ]
     for name, margin, measure in asked:
         if margin is not None:
-            lacking = _lacking(gate, contender, champion, rows)
+            # what is drawn again from a handful is far too sure:
+            lacking = rows.lacking(both_sure(contender, champion), gate.minimum_rows)
             difference = measure(contender, champion, rows, gate.alpha)
-            found.append(_calibration_guard(name, margin, difference, contender, champion, label, lacking))
+            found.append(_calibration_guard(name, margin, difference, contender, champion, label, lacking, gate.alpha))
     return found
 
 
@@ -78,15 +78,15 @@ def _slice_guard(
     )
 
 
-def _lacking(gate: Gate, contender: Contestant, champion: Contestant, rows: Rows) -> int:
-    """How many more rows with a probability of both the gate asks for; what is drawn again from a handful is far too sure."""
-    both = both_sure(contender, champion)
-    worth = rows.worth(both)
-    return max(0, math.ceil(gate.minimum_rows * len(both) / worth) - len(both)) if both else gate.minimum_rows
-
-
 def _calibration_guard(
-    what: str, margin: float, found: Difference | None, contender: Contestant, champion: Contestant, label: str, lacking: int
+    what: str,
+    margin: float,
+    found: Difference | None,
+    contender: Contestant,
+    champion: Contestant,
+    label: str,
+    lacking: int,
+    alpha: float,
 ) -> Guard:
     """Less is better here. Two that do not differ at all have no interval, and none is worse.
 
@@ -99,6 +99,9 @@ def _calibration_guard(
         held = True if found.interval[1] < margin else False if found.interval[0] > margin else None
     if lacking:
         held = None
+    distance, more = margin - max(found.difference, 0.0) if found else 0.0, lacking
+    if held is None and not lacking and found and found.interval and distance > 0:
+        more = max(1, rows_by_interval(found.n, found.interval, 0.0, distance, alpha))
     return Guard(
         contender=contender.name,
         against=label,
@@ -108,5 +111,5 @@ def _calibration_guard(
         interval=found.interval if found else None,
         n=found.n if found else 0,
         held=held,
-        more_rows=lacking or None,
+        more_rows=more or None,
     )

@@ -17,7 +17,7 @@ from tasks.workspace import Building, Stage, Workspace
 
 STAGE = Stage(
     "verdict",
-    7,
+    8,
     (
         "tasks.evaluation.clusters",
         "tasks.verdict.contestants",

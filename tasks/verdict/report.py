@@ -208,7 +208,7 @@ COLUMNS = ("contender", "arm", "dev %", "test % [interval]", "F1 %", "$/1,000", 
 COMPARED = ("compared", "points", "only the first right", "only the other right", "p", "p, Holm")
 HURDLES = (
     "Intervals are each by itself. Whoever is published has passed every hurdle at the gate's level, which needs no correction; "
-    "`p, Holm` is for reading all comparisons at once."
+    "the column p, Holm is for reading all comparisons at once."
 )
 
 
@@ -305,7 +305,7 @@ def _where(verdict: Verdict, closer: Sequence[str]) -> list[tuple[str, str]]:
         ("rows", f"{rows.train:,} train, {rows.dev:,} dev, {rows.test:,} test; data set {rows.fingerprint[:12]}"),
         ("spent", f"${verdict.spent_usd:.4f}" + (f"; {reused} product{'s' if reused > 1 else ''} reused" if reused else "")),
     ]
-    facts += [("model", _model(model)) for model in verdict.models]
+    facts += [("model", model_words(model)) for model in verdict.models]
     return facts + ([("look closer", "; ".join(closer))] if closer else [])
 
 
@@ -317,7 +317,8 @@ def _approval(verdict: Verdict) -> list[tuple[str, str]]:
     return [("approved by", f"{word.by or 'a person'}{f': {word.note}' if word.note else ''}")]
 
 
-def _model(model: AskedModel) -> str:
+def model_words(model: AskedModel) -> str:
+    """The model behind an endpoint, at what prices of which day."""
     day = f" of {model.priced_on}" if model.priced_on else ""
     price = f"${model.usd_per_million_input:g} in, ${model.usd_per_million_output:g} out a million tokens ({model.priced_by}{day})"
     ends = f"; its provider ends it on {model.shutdown_date}" if model.shutdown_date else ""

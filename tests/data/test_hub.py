@@ -97,3 +97,38 @@ def test_an_unreachable_hub_is_said_at_once(tmp_path: Path) -> None:
 
     assert result["error"] == "MissingPart"
     assert "the Hub could not be asked" in result["message"]
+
+
+ASK = """
+import sys
+from tasks.config import Dataset
+from tasks.data.sources import find_source
+from tasks.retraining.memory import Hashes
+from tasks.settings import Settings
+from tasks.workspace import Workspace
+from pathlib import Path
+print(find_source(Dataset.model_validate({"source": "owner/reviews"}), Settings(), Hashes(Workspace(Path(sys.argv[1])))).revision)
+"""
+
+
+@pytest.mark.slow
+def test_a_new_commit_on_the_hub_is_another_version_of_the_data_and_nothing_is_fetched_to_know_it(
+    tmp_path: Path, hub: StandInHub
+) -> None:
+    """What a retrain compares with the revision that its champion learned from (tests/retraining/test_changes.py)."""
+    folder = hub.folders["datasets/owner/reviews"]
+
+    def asked(url: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE"))}
+        environment |= {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        command = [sys.executable, "-c", ASK, str(tmp_path / "workspace")]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.strip()
+
+    with hub.serving() as url:
+        before = [asked(url), asked(url)]
+        (folder / "README.md").write_text("---\nlicense: cc0-1.0\ntags: [more]\n---\n")
+        after = asked(url)
+    assert before == [before[0]] * 2
+    assert after not in ("", before[0])
+    assert after == Repository("datasets", "owner/reviews", folder).commit
+    assert not [request for request in hub.requests if ".parquet" in request.path]

@@ -176,6 +176,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
     nobody_asked = {**sent, "gate": {**sent["gate"], "approval": False}}
     called = call([ALONE, nobody_asked], readable, tmp_path / "called", server, settings_file)
     assert (by_form["winner"], by_form["approval"]["by"], called["approval"]) == ("tiny", "Ada", None)
+    assert by_form["decision"] == called["decision"] == "publish"
     assert same({**by_form, "approval": None}) == same(called)
 
     again = api.post(f"/deployments/{rollback}/create_flow_run", json={"parameters": {"name": NAME, "to": 9, "reason": "?"}})

@@ -217,7 +217,7 @@ def test_run_deployment_the_schedule_and_a_function_call_come_to_the_same_verdic
     second = take_verdict(home, scheduled, tmp_path / "scheduled")
 
     third = call([CONFIG], readable, tmp_path / "called", server, settings_file)
-    assert (first["run_id"], first["decision"]) == (by_hand, "publish")
+    assert [first["run_id"], *(verdict["decision"] for verdict in (first, second, third))] == [by_hand, *["publish"] * 3]
     assert len({verdict["run_id"] for verdict in (first, second, third)}) == 3
     looked = ["model loopback"]  # of its announced end, before it was known whether a bake-off is due
     assert [verdict["reused"] for verdict in (first, second, third)] == [[], looked, []], "each did the work itself"

@@ -61,11 +61,11 @@ def _lasting(part: Any) -> Any:
 def test_prefect_deploy_makes_what_make_deploy_makes_and_nothing_twice(
     server: str, api: httpx.Client, root: Path, tmp_path: Path
 ) -> None:
-    command = [str(BIN / "prefect"), "--no-prompt", "deploy", "--all"]
+    command, changed = [str(BIN / "prefect"), "--no-prompt", "deploy", "--all"], tmp_path / "changed.yaml"
     env = environment(PREFECT_API_URL=server, PREFECT_HOME=str(tmp_path))
 
-    def deploy() -> None:
-        done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
+    def deploy(*more: str) -> None:
+        done = subprocess.run([*command, *more], env=env, cwd=root, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
     remove(api)
@@ -79,3 +79,7 @@ def test_prefect_deploy_makes_what_make_deploy_makes_and_nothing_twice(
     assert (deployments(api), len(made)) == (registered, len(there)), "what was not there is made the same"
     deploy()
     assert (deployments(api), ids(api)) == (registered, made), "what was there is updated to the same, and nothing is made twice"
+    changed.write_text(FILE.read_text().replace("cron: 0 2 * * *", "cron: 0 3 * * *"))
+    deploy("--prefect-file", str(changed))
+    assert ids(api) == made, "what was there is updated after a change, and nothing is made twice"
+    assert {each["schedule"]["cron"] for one in ours(api) for each in one["schedules"]} == {"0 3 * * *"}

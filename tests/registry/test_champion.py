@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,21 @@ def test_the_history_tells_champions_from_versions_that_never_were(
     ]
 
 
+def test_order_is_by_version_though_a_publishers_clock_is_behind(
+    settings: Settings, client: StoreClient, three: list[ChampionVersion], tmp_path: Path
+) -> None:
+    folder = make_folder(tmp_path / "fourth", "fourth")
+    late = make_champion(settings, client, folder, three[2], published=three[0].published - timedelta(hours=2))
+    assert read_champion(settings, client, NAME) == late
+    elsewhere = settings.model_copy(update={"home": tmp_path / "another machine"})
+    for machine in (settings, elsewhere):
+        entries = history(machine, client, NAME)
+        assert [entry.version for entry in entries] == [4, 3, 2, 1]
+        assert [entry.state for entry in entries] == ["champion", "was champion", "was champion", "was champion"]
+    assert min(entries, key=lambda entry: entry.published).version == 4
+    assert roll_back(settings, client, NAME, 1, "why").version == 5
+
+
 def test_verify_finds_a_changed_file_a_missing_one_and_a_pointer_that_says_something_else(
     settings: Settings, client: StoreClient, three: list[ChampionVersion]
 ) -> None:
@@ -254,6 +270,27 @@ def test_a_published_version_holds_its_lineage_and_its_evidence_lies_beside_it(
     assert len(champion.lineage.environment.code) == 64
     stored = {entry.key.rsplit("/", 1)[-1] for entry in client.listed("evidence")}
     assert stored == {f"{champion.lineage.verdict}.json", f"{champion.lineage.predictions}.parquet"}
+
+
+def test_a_published_version_tells_how_often_test_was_looked_at_and_one_of_an_earlier_release_is_read_without(
+    made: Path, places: LivePlaces, tmp_path: Path, settings: Settings, client: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publication = make_publication(made, places, "direct", Trivial.MAJORITY)
+    publish(publication, places, Workspace(tmp_path / "workspace"))
+    champion = read_champion(settings, client, NAME)
+    assert champion
+    assert champion.looks == publication.verdict.looks
+    seen = "looks      3 contenders measured on the test rows by then; "
+    luck = "had none been better, luck would have promoted one with a chance of up to 7 %"
+    assert seen + luck in bakeoff(settings, tmp_path, monkeypatch, "show").stdout
+    old = champion.model_dump(mode="json", exclude={"looks"}) | {"version": 2, "previous": 1}
+    for file in ("v000002.json", "champion.json"):
+        body = json.dumps(old).encode()
+        client.client.put_object(Bucket=client.store.bucket, Key=champion_key(client, file), Body=body)
+    shown = bakeoff(settings, tmp_path, monkeypatch, "show").stdout
+    assert "version 2 is majority" in shown
+    assert "looks" not in shown
+    assert [entry.state for entry in history(settings, client, NAME)] == ["champion", "was champion"]
 
 
 def test_the_codes_hash_tells_every_module_and_template_of_the_project(root: Path, tmp_path: Path) -> None:

@@ -145,13 +145,17 @@ def test_a_manifest_with_a_name_that_climbs_or_code_is_refused_and_nothing_is_fe
     assert [path.name for path in (tmp_path / "back").iterdir()] == [FILE]
 
 
-def test_a_store_that_loses_its_right_in_mid_run_leaves_the_contender_and_a_rerun_goes_on(
-    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [(400, "ExpiredToken", "expired"), (500, "InternalError", "kept failing, 4 times"), (503, "SlowDown", "kept failing, 4 times")],
+)
+def test_a_store_that_loses_its_right_or_fails_in_mid_run_leaves_the_contender_and_a_rerun_goes_on(
+    made: Path, places: LivePlaces, workspace: Workspace, proxy: Proxy, status: int, code: str, said: str
 ) -> None:
-    denied = b"<Error><Code>ExpiredToken</Code><Message>no</Message></Error>"
+    refusal = f"<Error><Code>{code}</Code><Message>no</Message></Error>".encode()
     publication = make_publication(made, places, "proxied", Trivial.TFIDF)
-    proxy.answer = lambda method, path: (400, denied) if method == "PUT" and path.endswith(FILE) else None
-    with pytest.raises(StoreError, match="expired") as caught:
+    proxy.answer = lambda method, path: (status, refusal) if method == "PUT" and path.endswith(FILE) else None
+    with pytest.raises(StoreError, match=said) as caught:
         publish(publication, places, workspace)
     read_manifest(publication.winner.folder)
     assert f"tfidf is kept in {publication.winner.folder}, and this goes on from there: BAKEOFF_HOME=" in str(caught.value)

@@ -261,12 +261,15 @@ def test_what_is_not_what_was_sent_is_named_by_its_whole_address(
         client.upload(tmp_path / "f", client.key("folder", "f"), hashlib.sha256(b"true bytes").hexdigest(), lambda _: None)
 
 
-def test_a_burst_of_503_is_retried_and_a_lasting_one_is_an_error(places: LivePlaces, proxy: Proxy) -> None:
+@pytest.mark.parametrize(("status", "code"), [(500, "InternalError"), (503, "SlowDown")])
+def test_a_burst_of_500_or_503_is_retried_and_a_lasting_one_is_an_error(
+    places: LivePlaces, proxy: Proxy, status: int, code: str
+) -> None:
     client, left = open_store(places, "proxied"), [2]
 
     def busy(method: str, path: str) -> tuple[int, bytes] | None:
         left[0] -= 1
-        return (503, error_xml("SlowDown")) if left[0] >= 0 else None
+        return (status, error_xml(code)) if left[0] >= 0 else None
 
     proxy.answer = busy
     assert client.write_once("k", b"1")

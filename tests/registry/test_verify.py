@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from tasks.bases import resolve_base
 from tasks.config import Combination, Hybrid, Method, Prompt, Task, Technique, Tuned
 from tasks.contenders.hybrid import build_hybrid
 from tasks.contenders.loader import load_contender
-from tasks.data.examples import read_examples
-from tasks.data.predictions import read_predictions
+from tasks.data.examples import read_examples, write_examples
+from tasks.data.predictions import FILE, read_predictions
+from tasks.data.tokenize import tokenize
 from tasks.errors import IntegrityError
 from tasks.evaluation.predictions import predict
 from tasks.prompting.ask import AskContext
 from tasks.prompting.budget import Cap
 from tasks.prompting.techniques.registry import build_prompt
+from tasks.records import SPLITS
 from tasks.registry.champion import champion_contender, current_champion, fetch_contender
 from tasks.registry.publish import publish
 from tasks.registry.verify import LOGIT_TOLERANCE, Judged, compare
@@ -156,6 +159,49 @@ def test_a_tuned_contender_comes_back_with_the_same_logits_and_loads_with_peft_a
     fetch_contender(client, record.champion.sha256, back)
     assert "PeftModel.from_pretrained" in (back / "README.md").read_text()
     PeftModel.from_pretrained(AutoModelForSequenceClassification.from_pretrained(base.path, num_labels=2), back / "adapter")
+
+
+@pytest.mark.slow
+def test_a_tuned_contender_that_writes_text_is_published_when_it_writes_the_same_and_loads_with_peft_alone(
+    tmp_path: Path, made: Path, settings: Settings, client: StoreClient
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    workspace, labelled = Workspace(tmp_path / "workspace"), tiny_dataset(made)
+    said = {"positive": "bright film", "negative": "flat film"}
+    for split in SPLITS:
+        rows = [row.model_copy(update={"label": said[str(row.label)]}) for row in read_examples(labelled, split)]
+        write_examples(tmp_path / f"{split}.parquet", rows)
+    free = labelled.model_copy(update={"folder": tmp_path, "labels": [], "label_rows": {}, "fingerprint": "free"})
+    make_base(tmp_path / "base", "llama")
+    tuned = Tuned(name="writes", base="base", epochs=1, batch_size=16, max_tokens=32, max_answer_tokens=4)
+    with LivePlaces(settings.model_copy(update={"roots": [tmp_path]})) as places:
+        base = resolve_base("base", "", places.settings)
+        winner = tune(tuned, free, tokenize(tuned, free, base, workspace), base, workspace)
+        predictions = predict(winner, free, places, Cap(0.0), workspace)
+        table = pq.read_table(predictions.folder / FILE)
+        texts = pa.array([f"{text}, or not" for text in table["answer"].to_pylist()])
+        (tmp_path / "others").mkdir()
+        pq.write_table(table.set_column(table.column_names.index("answer"), "answer", texts), tmp_path / "others" / FILE)
+        others = predictions.model_copy(update={"folder": tmp_path / "others"})
+        with pytest.raises(IntegrityError, match="40 test rows otherwise than when it was judged"):
+            publish(publication_of(winner, others, free, "direct"), places, workspace)
+        record = publish(publication_of(winner, predictions, free, "direct"), places, workspace)
+    assert (record.rows_verified, record.largest_logit_difference) == (40, None)
+    back = tmp_path / "back"
+    fetch_contender(client, record.champion.sha256, back)
+    adapter = json.loads((back / "adapter" / "adapter_config.json").read_text())
+    assert (adapter["peft_type"], adapter["task_type"], adapter["modules_to_save"]) == ("LORA", "CAUSAL_LM", None)
+    assert (adapter["base_model_name_or_path"], adapter["revision"]) == (base.id, base.revision)
+    assert "AutoModelForCausalLM" in (back / "README.md").read_text()
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base.path), back / "adapter")
+    loaded, weights = get_peft_model_state_dict(model), load_file(back / "adapter" / "adapter_model.safetensors")
+    assert set(loaded) == set(weights)
+    assert all(loaded[name].equal(weights[name]) and weights[name].any() for name in weights)
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from tasks.config import BakeoffConfig, Gate
@@ -14,6 +14,7 @@ from tasks.manifest import ContenderManifest, write_manifest
 from tasks.records import (
     Answer,
     Arm,
+    AskedModel,
     ContenderRecord,
     CurvePoint,
     CurveRecord,
@@ -44,6 +45,16 @@ SPEC = {
     "template": "{{ instructions }} {{ text }}",
     "shots": [{"inputs": {"text": "</pre><script>shot()</script>\r<script>carriage()</script>"}, "label": "good"}],
 }
+ASKED = AskedModel(
+    endpoint="loopback",
+    model="m",
+    usd_per_million_input=0.15,
+    usd_per_million_cached=0.08,
+    usd_per_million_output=0.6,
+    priced_by="settings",
+    priced_on=date(2026, 11, 20),
+    shutdown_date=None,
+)
 FACTS = TrainingFacts(
     base="tiny",
     revision="1",
@@ -95,6 +106,7 @@ def make_run(root: Path, made: Made) -> Verdict:
         run_id=made.run_id,
         name="made",
         dataset=dataset,
+        models=[ASKED],
         contenders=[contender for contender, _ in evaluated],
         champion=None,
         spent_usd=0.01,

@@ -1,9 +1,13 @@
 """Every picture can be drawn of whatever a run may give, and the same figures give the same picture."""
 
+import math
 import re
 import xml.etree.ElementTree as ElementTree
+from itertools import combinations
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.records import Arm, CurvePoint, CurveRecord, Slice
@@ -14,7 +18,37 @@ from tasks.reporting.records import Bin, Confusion
 from tests.reporting.making import FACTS
 from tests.verdict.test_report import verdict
 
+NAMES = ["billing question", "delivery problem", "complaint of it", "cancel the order", "praise for staff", "warranty claims"]
 LABELS = ["$\\frac{x", "<b>&\u202e", "", "_hidden", "日本語", "n" * 300]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were drawn, laid out."""
+    found: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(figure: Figure, *args: Any, **more: Any) -> None:
+        save(figure, *args, **more)
+        figure.draw_without_rendering()
+        found.append(figure)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return found
+
+
+def assert_apart(texts: list[Any]) -> None:
+    """No two texts, all turned alike, lie on each other."""
+    found = []
+    for text in texts:
+        turned, angle = text.get_window_extent(), math.radians(text.get_rotation())
+        across, up = (turned.x0 + turned.x1) / 2, (turned.y0 + turned.y1) / 2
+        text.set_rotation(0)
+        level = text.get_window_extent()
+        along, aside = across * math.cos(angle) + up * math.sin(angle), up * math.cos(angle) - across * math.sin(angle)
+        found.append((text.get_text(), along, aside, level.width, level.height))
+    for (one, x, y, width, height), (other, at, above, wide, high) in combinations(found, 2):
+        assert abs(x - at) >= (width + wide) / 2 or abs(y - above) >= (height + high) / 2, f"{one!r} lies on {other!r}"
 
 
 def part(value: str, right: int, n: int) -> Slice:
@@ -43,6 +77,56 @@ def test_confusions_of_few_and_of_many_labels_are_drawn(count: int) -> None:
     labels = [f"{LABELS[place % 6]} {place}" for place in range(count)]
     cells = [(right, (right + step) % (count + 1), step + 1) for right in range(count) for step in range(2)]
     ElementTree.fromstring(draw_confusion("a", Confusion(labels=labels, cells=cells)))
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 6, 10, 20])
+@pytest.mark.parametrize("answered", [True, False])
+@pytest.mark.parametrize("shorter", [0, 12])
+def test_the_labels_of_a_confusion_do_not_run_into_each_other(
+    drawn: list[Figure], count: int, answered: bool, shorter: int
+) -> None:
+    labels = [f"{NAMES[place % 6][shorter:]}{place}" for place in range(count)]
+    cells = [(right, (right + step) % (count + (not answered)), 1234) for right in range(count) for step in range(2)]
+    draw_confusion("a", Confusion(labels=labels, cells=cells))
+    marks = drawn[-1].axes[0].get_xticklabels()
+    assert len(marks) == count + (not answered)
+    assert_apart(marks)
+    assert_apart([text for text in drawn[-1].axes[0].texts if text.get_text()])
+
+
+NEAR = [
+    [0.000265, 0.000275],
+    [0.000265, 0.00026500001],
+    [0.0, 1e-9],
+    [0.5, 0.6],
+    [123.4, 123.5],
+    [98_765.0, 99_999.0],
+    [0.01, 0.19],
+]
+FAR = [[0.0, 1.0], [1e-9, 10.0], [0.000265, 0.0065], [0.000265, 7.0], [0.0001, 123_456.0], [0.3, 7.0]]
+
+
+@pytest.mark.parametrize("costs", [*NEAR, *FAR, [0.0, 0.0]])
+def test_the_costs_below_a_picture_are_few_short_and_apart(drawn: list[Figure], costs: list[float]) -> None:
+    lines = [line for line in verdict().contenders if line.arm is not Arm.HYBRID][:2]
+    draw_front([(line.model_copy(update={"pareto": True}), cost, 0.5) for line, cost in zip(lines, costs, strict=True)])
+    axes = drawn[-1].axes[0]
+    low, high = axes.get_xlim()
+    marks = [mark for mark, at in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True) if low <= at <= high]
+    assert 2 <= len(marks) <= 5
+    assert_apart(marks)
+    words = [mark.get_text() for mark in marks]
+    assert len(set(words)) == len(words)
+    assert all(re.fullmatch(r"-?[0-9,]+(\.[0-9]+)?", word) and len(word) <= 10 for word in words), words
+
+
+def test_the_names_of_contenders_that_cost_and_reach_about_the_same_do_not_run_into_each_other(drawn: list[Figure]) -> None:
+    line = verdict().contenders[0].model_copy(update={"pareto": True})
+    placed = [(0.000265, 0.16), (0.000268, 0.82), (0.000272, 0.81), (0.000270, 0.815), (0.000275, 0.71), (0.0002745, 0.712)]
+    draw_front([(line.model_copy(update={"name": f"{NAMES[place]}"}), *at) for place, at in enumerate(placed)])
+    notes = list(drawn[-1].axes[0].texts)
+    assert len(notes) == len(placed)
+    assert_apart(notes)
 
 
 @pytest.mark.parametrize("costs", [[0.0, 0.0], [0.0, 1.0], [1e-9, 10.0], [0.5, 0.6]])

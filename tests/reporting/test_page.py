@@ -1,6 +1,7 @@
 """The report is one file that needs nothing, shows everything in its place, and in which data stay data."""
 
 import itertools
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from tasks.reporting.markdown import markdown_page
 from tasks.reporting.page import read_page, write_report
 from tasks.reporting.runs import KEPT, runs_folder
 from tasks.reporting.text import cut, visible
+from tasks.verdict.text import escape
 from tasks.workspace import Workspace
 from tests.reporting.conftest import LABELS, hostile
 from tests.reporting.making import make_run
@@ -172,6 +174,37 @@ def test_figures_failures_findings_prompts_and_lineage_are_there(shown: tuple[Ve
     assert "source: rows.csv" in text
     assert verdict.dataset.fingerprint in text
     assert "no usable answer (invalid)" in text
+
+
+def test_the_pages_own_words_have_no_marks_of_markdown_in_them(page: str) -> None:
+    text = Seen(page).text
+    assert "the column p, Holm is for reading all comparisons at once." in text
+    assert [line for line in text.splitlines() if "`" in line or "**" in line] == []
+
+
+def test_lineage_tells_the_prices_with_their_day_and_from_which_revision_of_its_base_the_tuned_one_comes(
+    verdict: Verdict, space: Path
+) -> None:
+    folder = runs_folder(space) / verdict.run_id
+    prices = "loopback: m, $0.15 in, $0.6 out a million tokens (settings of 2026-11-20)"
+    base = "tiny at revision 1, of tuned"
+    made = read_page(folder, Workspace(space))
+    facts = next(each.facts for each in made.sections if each.title == "Lineage")
+    assert [fact for fact in facts if fact[0] in ("model", "base")] == [("model", prices), ("base", base)]
+    assert f"- **base** {base}" in markdown_page(made)
+    assert escape(prices) in markdown_page(made)
+    (space / "products" / "evidence").rename(space / "gone")
+    (space / "products" / "predictions").rename(space / "gone-too")
+    assert base in Seen(write_report(folder, Workspace(space)).read_text()).text, "where its products are no longer there"
+
+
+def test_a_run_of_an_earlier_release_has_its_base_from_the_contender(verdict: Verdict, space: Path) -> None:
+    kept = runs_folder(space) / verdict.run_id / KEPT
+    run = json.loads(kept.read_text())
+    for each in run["contenders"]:
+        del each["base"], each["revision"]
+    kept.write_text(json.dumps(run))
+    assert "tiny at revision 1, of tuned" in Seen(write_report(kept.parent, Workspace(space)).read_text()).text
 
 
 def test_a_second_report_draws_and_reads_nothing_again_and_outlives_the_rows_it_was_made_of(verdict: Verdict, space: Path) -> None:

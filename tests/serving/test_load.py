@@ -20,3 +20,4 @@ def test_no_request_is_lost_under_load_while_the_pointer_moves(root: Path) -> No
     assert (told["failed"], told["moves"]) == (0, 3)
     assert told["versions_seen"] == 4
     assert told["requests"] > 20
+    assert told["rollback_s"] < 60

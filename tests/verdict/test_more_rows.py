@@ -1,13 +1,15 @@
 """Without enough evidence a reader learns what the gate asked for, and how many more rows would tell, on what condition."""
 
+import math
+import random
 from typing import NamedTuple
 
 import pytest
 
 from tasks.config import Gate
 from tasks.records import Arm, Decision
-from tasks.verdict.contestants import Contestant
-from tasks.verdict.decision import decide
+from tasks.verdict.contestants import Contestant, Rows
+from tasks.verdict.decision import NO_ROWS, decide
 from tasks.verdict.power import rows_by_interval, rows_to_bound, rows_wanted
 from tasks.verdict.statistics import Discordant
 from tests.verdict.builders import answers, contestant
@@ -29,8 +31,8 @@ class Told(NamedTuple):
     reason: str
 
 
-def told(gate: Gate, ours: list[Contestant], champion: Contestant | None) -> Told:
-    found = decide(gate, ours, champion)
+def told(gate: Gate, ours: list[Contestant], champion: Contestant | None, rows: Rows = NO_ROWS) -> Told:
+    found = decide(gate, ours, champion, rows)
     return Told(found.decision, found.more_rows, found.reason)
 
 
@@ -100,6 +102,77 @@ def test_one_that_is_no_better_than_a_trivial_one_wants_rows_only_where_it_may_b
     assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, wanted)
     assert ("if the gain over tfidf is 1.0 points" in found.reason) == (lost < 800), "one that is surely worse wants none"
     assert ("These rows would most likely have told" in found.reason) == (lost == 40)
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes", "lacking"),
+    [
+        (10, (), 20),
+        (29, (), 1),
+        (4000, [200] * 20, 2000),
+        (4000, [700] * 5 + [10] * 50, math.ceil(30 * (5 * 700**2 + 50 * 10**2) / 4000) - 4000),
+    ],
+)
+def test_of_fewer_rows_than_the_gate_asks_for_those_that_are_missing_are_told(n, sizes, lacking):
+    rows = Rows(tuple(number for number, size in enumerate(sizes) for _ in range(size)) or None)
+    new, trivial = contestant("lora", Arm.TUNED, BASE[:n], dev=0.9), contestant("majority", Arm.TRIVIAL, answers(0.5, n, 4))
+    found = told(Gate(), [new, trivial], None, rows)
+    assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, lacking)
+    assert found.reason.endswith(f"and the gate asks for 30: at least {found.more_rows:,} more labelled test rows are needed.")
+
+
+def test_where_something_else_is_odd_no_rows_are_missing():
+    silent = contestant("lora", Arm.TUNED, [False] * 400, dev=0.9, failed=400)
+    found = told(Gate(), [silent, contestant("majority", Arm.TRIVIAL, answers(0.5, 400, 4))], None)
+    assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, None)
+
+
+RARE = Rows(slices={"label": ("rare",) * 3 + ("scarce",) * 40 + ("common",) * 3957})
+BETTER = contestant("lora", Arm.TUNED, other(BASE, 0, 400), dev=0.9)
+
+
+def test_where_guards_alone_are_missing_the_rows_are_told_that_the_one_wants_which_wants_most():
+    champion = contestant("old", Arm.TUNED, BASE)
+    found = decide(Gate(slices=["label"], slice_rows=2), [BETTER, WEAK], champion, RARE)
+    most = max((math.ceil(each.more_rows * 4000 / each.n), each.what) for each in found.guards if not each.held)
+    assert (found.decision, (found.more_rows, "label = rare")) == (Decision.NOT_ENOUGH_EVIDENCE, most)
+    share = "if as large a share of them counts for label = rare as of these"
+    assert f"About {found.more_rows:,} more labelled test rows would tell, {share}." in found.reason
+    assert "more such rows would tell" in found.reason
+
+
+def test_a_guard_short_of_rows_is_not_what_is_missing_where_the_gain_is_too_little():
+    little = contestant("lora", Arm.TUNED, other(BASE, 0, 60), dev=0.9)
+    found = told(Gate(slices=["label"], slice_rows=2, minimum_gain=0.018), [little, WEAK], contestant("old", Arm.TUNED, BASE), RARE)
+    assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, None)
+
+
+def test_one_without_probabilities_is_not_helped_by_rows():
+    gate = Gate(brier_margin=0.02, slices=["label"], slice_rows=2)
+    found = told(gate, [BETTER, WEAK], contestant("old", Arm.TUNED, BASE), RARE)
+    assert (found.decision, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, None)
+
+
+def test_two_guards_that_want_as_many_rows_are_told_like_one():
+    rows = Rows(slices=dict.fromkeys(("city", "label"), ("rare",) * 3 + ("common",) * 3997))
+    found = told(Gate(slices=["city", "label"], slice_rows=2), [BETTER, WEAK], contestant("old", Arm.TUNED, BASE), rows)
+    assert found.more_rows
+    assert "counts for city = rare as of these" in found.reason
+
+
+def test_calibration_that_is_not_sure_says_how_many_rows_would_tell():
+    dice = random.Random(0)
+    one, champion = (
+        Contestant(each.scores, each.examples, each.correct, (), (), tuple(dice.choice((0.3, 0.9)) for _ in each.correct))
+        for each in (contestant(name, Arm.TUNED, answers(share, 400, 1), dev=0.9) for name, share in (("lora", 0.9), ("old", 0.7)))
+    )
+    found = decide(Gate(brier_margin=0.01), [one, contestant("majority", Arm.TRIVIAL, answers(0.5, 400, 4))], champion)
+    (guard,) = found.guards
+    assert (found.decision, guard.held, found.more_rows) == (Decision.NOT_ENOUGH_EVIDENCE, None, guard.more_rows)
+    assert guard.difference < 0.01 < guard.interval[1]
+    error = (guard.interval[1] - guard.interval[0]) / 2 / 1.959964
+    wanted = 400 * ((1.959964 + 0.841621) * error / (0.01 - max(guard.difference, 0))) ** 2
+    assert guard.more_rows == pytest.approx(max(1, wanted - 400), abs=2)
 
 
 def test_by_an_interval_the_half_step_shrinks_with_the_rows_and_the_rest_with_their_root():

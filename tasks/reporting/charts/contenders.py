@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tasks.records import CurveRecord, TrainingFacts
-from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, WIN, draw, finish, short, slug, spread
+from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, WIN, draw, finish, lean_names, short, slug, spread
 from tasks.reporting.records import Bin, Confusion
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ SMALL = 3.6
 """Inches of a picture that stands beside others."""
 MOST_LABELS = 20
 """Of a confusion matrix that is drawn."""
+SMALLEST_NUMBER = 6
+"""Points."""
 NO_ANSWER = "no answer"
 
 
@@ -32,16 +34,32 @@ def draw_confusion(contender: str, found: Confusion) -> str:
                 axes.text(answer + 0.5, right + 0.5, f"{rows:,}", ha="center", va="center", fontsize=10 if count <= 5 else 8)
         axes.set_xlim(0, len(columns))
         axes.set_ylim(count, 0)
-        names = [short(label, 14) for label in columns]
-        axes.set_xticks([place + 0.5 for place in range(len(columns))], names, rotation=0 if count < 4 else 60)
+        names = [short(label, 16) for label in columns]
+        axes.set_xticks([place + 0.5 for place in range(len(columns))], names)
         axes.set_yticks([place + 0.5 for place in range(count)], names[:count])
         axes.tick_params(length=0, labelsize=9 if count <= 10 else 7)
         finish(axes, "answered", "right")
         axes.grid(visible=False)
+        lean_names(axes)
+        _fit_numbers(axes)
 
     said = "; ".join(f"right {found.labels[right]}, answered {columns[answer]}: {rows}" for right, answer, rows in found.cells[:40])
     height = 2.6 if count < 4 else 3.2 + 0.08 * count
     return draw(slug("confusion", contender), f"What {contender} answered, by what is right", said, height, paint, SMALL)
+
+
+def _fit_numbers(axes: "Axes") -> None:
+    """Make the numbers in the squares as small as the widest of them needs to be; leave them out where nobody could read them."""
+    widest = max((text.get_window_extent().width for text in axes.texts), default=0.0)
+    square = axes.get_window_extent().width / axes.get_xlim()[1]
+    if widest <= 0.9 * square:
+        return
+    for text in list(axes.texts):
+        size = float(text.get_fontsize()) * 0.9 * square / widest
+        if size < SMALLEST_NUMBER:
+            text.remove()
+        else:
+            text.set_fontsize(size)
 
 
 def draw_reliability(contender: str, bins: list[Bin]) -> str:

@@ -5,10 +5,12 @@ Labels of data are never markup: matplotlib escapes them, and its mathematics (`
 """
 
 import io
+import math
 import re
 import warnings
 from collections.abc import Callable, Sequence
 from html import escape
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tasks.reporting.text import visible
@@ -28,6 +30,8 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 WIDTH = 4.8
 """Inches of a whole picture: at 72 points an inch its text of 10 points can be read on a phone."""
 NAME_AT = 24
+GAP = 4
+"""Points between names, at least."""
 
 
 def draw(name: str, title: str, said: str, height: float, paint: Callable[["Axes"], None], width: float = WIDTH) -> str:
@@ -69,6 +73,21 @@ def finish(axes: "Axes", across: str, up: str = "", grid: str = "both") -> None:
     axes.grid(alpha=0.3, axis=grid, linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def lean_names(axes: "Axes") -> None:
+    """Turn the names below a picture where they would run into each other: aslant, or on end where even that is too near."""
+    figure = axes.get_figure(root=True)
+    assert figure
+    figure.draw_without_rendering()  # who is how wide, once the rest has its place
+    names = axes.get_xticklabels()
+    boxes = [name.get_window_extent() for name in names]
+    if all(later.x0 - earlier.x1 >= figure.dpi / 72 * GAP for earlier, later in pairwise(boxes)):
+        return
+    apart = min(later.x0 + later.x1 - earlier.x0 - earlier.x1 for earlier, later in pairwise(boxes)) / 2
+    degrees = 60 if apart * math.sin(math.radians(60)) >= max(box.height for box in boxes) else 90
+    for name in names:
+        name.set(rotation=degrees, rotation_mode="anchor", ha="right", va="top" if degrees < 90 else "center")
 
 
 def spread(shares: Sequence[float], intervals: Sequence[tuple[float, float]]) -> list[list[float]]:

@@ -9,6 +9,7 @@ from tasks.reporting.charts.drawing import slug
 from tasks.reporting.parts import Chart, Code, Section, Table
 from tasks.reporting.records import Evidence, KeptRun, Reading
 from tasks.verdict.money_report import MONEY, money_cells
+from tasks.verdict.report import model_words
 from tasks.verdict.text import dollars
 from tasks.verdict.tuned_report import lift_words, size
 
@@ -76,7 +77,7 @@ def cost_section(verdict: Verdict, kept: KeptRun | None) -> Section:
     return Section("What it cost", said, tables=tables)
 
 
-def lineage_section(verdict: Verdict, kept: KeptRun | None) -> Section:
+def lineage_section(verdict: Verdict, kept: KeptRun | None, evidence: Evidence | None) -> Section:
     """What it came from, so that it can be made again."""
     rows = verdict.dataset
     facts = [
@@ -86,7 +87,7 @@ def lineage_section(verdict: Verdict, kept: KeptRun | None) -> Section:
     ]
     champion = verdict.champion
     facts += [("champion", f"{champion.contender}, version {champion.version}, {champion.uri}")] if champion else []
-    facts += [("model", f"{each.endpoint}: {each.model}") for each in verdict.models]
+    facts += [("model", model_words(each)) for each in verdict.models]
     if kept is None:
         prints = [[line.name, line.fingerprint] for line in verdict.contenders]
         said = [
@@ -99,6 +100,7 @@ def lineage_section(verdict: Verdict, kept: KeptRun | None) -> Section:
     facts += [
         ("source", kept.dataset.source),
         ("revision", kept.dataset.revision),
+        *(("base", text) for text in _bases(kept, evidence)),
         ("code", f"{there.code}{f', commit {there.commit}' if there.commit else ''}"),
         ("lock", there.lock or "none"),
         ("python", f"{there.python} on {there.platform}"),
@@ -110,6 +112,17 @@ def lineage_section(verdict: Verdict, kept: KeptRun | None) -> Section:
     versions = "\n".join(f"{name}=={version}" for name, version in there.packages.items())
     codes = [Code("The config as it was, defaults filled in", config), Code("Every installed package", versions)]
     return Section("Lineage", facts=facts, tables=[table], codes=codes)
+
+
+def _bases(kept: KeptRun, evidence: Evidence | None) -> list[str]:
+    """What tuned contenders were trained from, and by whom; a run of an earlier release kept it with the contenders alone."""
+    trained = {each.contender: each.training for each in evidence.readings if each.training} if evidence else {}
+    found: dict[str, list[str]] = {}
+    for each in kept.contenders:
+        facts = each if each.base else trained.get(each.name)
+        if facts:
+            found.setdefault(f"{facts.base}{f' at revision {facts.revision}' if facts.revision else ''}", []).append(each.name)
+    return [f"{base}, of {', '.join(names)}" for base, names in found.items()]
 
 
 def prompts_section(evidence: Evidence | None) -> Section | None:
