@@ -76,7 +76,7 @@ def measure(folder: Path, seconds: float, moves: int, clients: int, base: str) -
                 told: dict[str, Any] = json.loads(driver.communicate(timeout=seconds + 300)[0])
             alone.append(one_at_a_time(rivals[0], single))
             batches = metrics(url)
-            back = take_back(folder)
+            back = take_back(folder, len(moved))
     rows_a_batch = batches["bakeoff_batch_rows_sum"] / batches["bakeoff_batch_rows_count"]
     before, after = alone
     one = {key: round((before[key] + after[key]) / 2, 2) for key in before}
@@ -143,8 +143,8 @@ def move(places: LivePlaces, rivals: list[ContenderRecord], moves: int, seconds:
     return took
 
 
-def take_back(folder: Path) -> float:
-    """Seconds that the command takes which makes the first version champion again."""
+def take_back(folder: Path, version: int) -> float:
+    """Seconds that the command takes which makes a version champion again."""
     command = [
         sys.executable,
         "-m",
@@ -153,7 +153,7 @@ def take_back(folder: Path) -> float:
         "rollback",
         str(folder / "task.yaml"),
         "--to",
-        "1",
+        str(version),
         "--reason",
         "timed",
     ]

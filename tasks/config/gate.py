@@ -35,8 +35,7 @@ class Gate(Part):
     """How long the run waits; without an answer nothing is published."""
     alpha: float = Field(0.05, gt=0, le=0.5)
     """The significance level of the deciding tests, two-sided; intervals cover 1 - alpha. A contender that is no better becomes
-    champion with a chance of at most half of it by accuracy (in clusters: at the default margin), and of about half by macro-F1, as
-    simulated."""
+    champion with a chance of at most half of it, as simulated (in clusters: at the default margin)."""
     minimum_gain: float = Field(0.0, ge=0, lt=1)
     """The gain in the metric that a new champion must show on test."""
     minimum_rows: int = Field(30, ge=2)

@@ -14,7 +14,7 @@ candidate by enough. On test
 Two that are tested against the champion at once share the level by Holm; where one is tested only after the other has passed, both
 have it whole. Guards on slices and calibration can only take a promotion away. So a contender that is no better than what it
 replaces (by the cost route: worse by the margin or more) is promoted with chance alpha / 2 at most. `benchmarks/gate.py` simulates
-it: so it is by accuracy (with clusters, at the default margin); by macro-F1 it is about alpha / 2.
+it: so it is by accuracy and by macro-F1 (with clusters, at the default margin).
 """
 
 import logging

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from tasks.evaluation.clusters import design_effect, effective_clusters
 from tasks.records import Comparison
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 TEST = "exact McNemar"
 CLUSTERED = "permutation of clusters"
-RESAMPLES = 9999
 CONTINUITY = 1.0
 """Rows by which a difference of counts is drawn in before its interval is taken: half of the 2 by which it jumps (Edwards 1948,
 Psychometrika 13:185-187)."""
@@ -133,27 +132,26 @@ def mcnemar(counts: Discordant) -> float:
     return min(1.0, 2 * float(bdtr(fewer, fewer + more, 0.5))) if more else 1.0
 
 
-def permute_clusters(sums: "numpy.ndarray", resamples: int = RESAMPLES) -> float:
-    """The two-sided p-value that both are right equally often where rows come in clusters: each cluster's answers are exchanged
-    between the two as a whole. Over clusters of one row this is McNemar's exact test.
+def permute_clusters(sums: "numpy.ndarray") -> float:
+    """The exact two-sided p-value that both are right equally often where rows come in clusters: each cluster's answers are
+    exchanged between the two as a whole, with a chance of one half. Over clusters of one row this is McNemar's exact test.
 
     Args:
-        sums: for each cluster in which the two differ, how many rows more the one had right.
+        sums: for each cluster in which the two differ, how many rows more the one had right: whole numbers.
     """
     import numpy
-    from scipy.stats import permutation_test
+    from scipy.signal import convolve
+    from scipy.stats import binom
 
     if len(sums) < 2:
         return 1.0  # a single cluster has two exchanges, equally likely
-
-    def total(one: Any, other: Any, axis: int) -> Any:
-        return (one - other).sum(axis=axis)
-
-    given = (sums, numpy.zeros_like(sums))
-    found = permutation_test(
-        given, total, permutation_type="samples", vectorized=True, n_resamples=resamples, rng=numpy.random.default_rng(0)
-    )
-    return float(found.pvalue)
+    chances = numpy.ones(1)  # of each number of rows by which clusters go to the first
+    for size, clusters in zip(*numpy.unique(numpy.abs(sums).astype(int), return_counts=True), strict=True):
+        steps = numpy.zeros(size * clusters + 1)
+        steps[::size] = binom.pmf(numpy.arange(clusters + 1), clusters, 0.5)
+        chances = convolve(chances, steps)
+    seen = int(sums[sums > 0].sum())
+    return float(min(1.0, 2 * max(0.0, min(chances[: seen + 1].sum(), chances[seen:].sum()))))
 
 
 def degrees_of_freedom(residuals: "numpy.ndarray", most: float) -> float:

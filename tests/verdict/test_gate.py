@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, norm, permutation_test
 from scipy.stats import t as student
 from sklearn.metrics import f1_score
 
@@ -212,6 +212,22 @@ def test_clusters_of_one_row_change_nothing():
     alone = compare("a", first, "b", second, 0.05)
     assert compare("a", first, "b", second, 0.05, list(range(200))) == alone
     assert permute_clusters(np.array([1.0] * 8 + [-1.0] * 2)) == pytest.approx(mcnemar(Discordant(8, 2, 100)))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_exchanging_clusters_has_the_p_value_that_scipy_draws(seed):
+    dice = np.random.default_rng(seed)
+    sums = dice.integers(-6, 9, size=60).astype(float)
+    sums = sums[sums != 0]
+
+    def total(one, other, axis):
+        return (one - other).sum(axis=axis)
+
+    given = (sums, np.zeros_like(sums))
+    drawn = permutation_test(given, total, permutation_type="samples", vectorized=True, n_resamples=20_000, rng=seed).pvalue
+    assert permute_clusters(sums) == pytest.approx(drawn, abs=5 * (drawn / 20_000) ** 0.5)
+    assert permute_clusters(sums[:1]) == 1.0
+    assert permute_clusters(np.full(40, 3.0)) == pytest.approx(2 * 0.5**40, rel=1e-6)
 
 
 def test_rows_of_one_cluster_are_worth_less_and_few_clusters_fail_closed():
