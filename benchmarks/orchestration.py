@@ -56,7 +56,7 @@ def bake_off(train_rows: int, epochs: int, max_tokens: int, source: str) -> dict
 
 
 SHORT = bake_off(400, 1, 64, "rotten_tomatoes")
-LONG = bake_off(1200, 3, 256, "imdb")
+LONG = bake_off(2400, 3, 256, "imdb")
 
 
 @click.command(help=__doc__)
