@@ -42,8 +42,6 @@ AT_ONCE = 20
 """Bake-offs that a process takes at a time."""
 SHARES = (0.6, 0.3, 0.1)
 """Of three labels, where macro-F1 decides."""
-SLOW = {"clusters": 10, "cost_clusters": 5}
-"""Scenarios whose tests resample: fewer simulations by this factor."""
 Draw = numpy.random.Generator
 Answers = numpy.ndarray
 
@@ -296,9 +294,8 @@ def _measure(simulations: int, names: list[str], seed: int, gate: Gate, pool: Pr
     started = time.monotonic()
     found: dict[str, dict[str, Any]] = {}
     for name in names:
-        times = max(1, simulations // SLOW.get(name, 1))
-        rate, interval = rate_of(SCENARIOS[name], times, seed, pool, gate=gate)
-        found[name] = {"false_promotion_rate": rate, "interval": interval, "simulations": times}
+        rate, interval = rate_of(SCENARIOS[name], simulations, seed, pool, gate=gate)
+        found[name] = {"false_promotion_rate": rate, "interval": interval, "simulations": simulations}
         say(name, found[name])
     worst = max(found, key=lambda name: found[name]["false_promotion_rate"])
     gain, of_gain = rate_of(better, simulations, seed, pool, gate=gate)
@@ -329,7 +326,7 @@ def say(name: str, found: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, and print a table or JSON; exit status 1 where a scenario is surely above the stated level."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--simulations", type=int, default=10_000, help="bake-offs a scenario; resampling ones take fewer")
+    parser.add_argument("--simulations", type=int, default=10_000, help="bake-offs a scenario")
     parser.add_argument("--only", default="", help="names of scenarios, by commas")
     parser.add_argument("--margin", type=float, default=GATE.margin, help="gate.margin; by default the gate's own")
     parser.add_argument("--seed", type=int, default=0)
