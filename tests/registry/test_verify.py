@@ -177,7 +177,7 @@ def test_a_tuned_contender_that_writes_text_is_published_when_it_writes_the_same
         rows = [row.model_copy(update={"label": said[str(row.label)]}) for row in read_examples(labelled, split)]
         write_examples(tmp_path / f"{split}.parquet", rows)
     free = labelled.model_copy(update={"folder": tmp_path, "labels": [], "label_rows": {}, "fingerprint": "free"})
-    make_base(tmp_path / "base", "llama")
+    make_base(tmp_path / "base", "llama", tie_word_embeddings=True)  # without, its last layer would be missing
     tuned = Tuned(name="writes", base="base", epochs=1, batch_size=16, max_tokens=32, max_answer_tokens=4)
     with LivePlaces(settings.model_copy(update={"roots": [tmp_path]})) as places:
         base = resolve_base("base", "", places.settings)

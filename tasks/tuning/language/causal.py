@@ -41,10 +41,16 @@ def load_causal(path: Path, vocabulary: int, pad_id: int, attention_dropout: flo
                 bnb_4bit_compute_dtype=torch.bfloat16,
             )
             safe["device_map"] = {"": quantized_on}
-        model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype="float32", use_safetensors=True, **safe)
+        safe |= {"use_safetensors": True, "output_loading_info": True}
+        model, report = AutoModelForCausalLM.from_pretrained(path, config=config, dtype="float32", **safe)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise BadConfig(f"the base in {path} cannot be loaded as a causal model ({reason}): choose a causal base") from None
+    if report["missing_keys"]:
+        lacking = ", ".join(sorted(report["missing_keys"])[:3])
+        raise BadConfig(
+            f"the base in {path} lacks weights of a causal model ({lacking}), which would be drawn: choose a causal base"
+        )
     model.lacked = []
     model.config.pad_token_id = pad_id
     if vocabulary > model.get_input_embeddings().num_embeddings:
