@@ -55,9 +55,8 @@ class World:
         (home / "made").mkdir(parents=True, exist_ok=True)
         method = Method(what.split(",")[0])
         tuned = Tuned(name="killed", method=method, learning_rate=0.005, epochs=EPOCHS, batch_size=8, dropout=0.1)
-        tuned = tuned.model_copy(
-            update={"attention_dropout": 0.1 if "parts" in what else 0.0}
-        )  # without it attention takes another way
+        dropped = 0.1 if "parts" in what else 0.0  # without it attention takes another way
+        tuned = tuned.model_copy(update={"attention_dropout": dropped})
         place = self.base
         return {
             "tuned": tuned.model_dump(mode="json"),

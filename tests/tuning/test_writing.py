@@ -17,7 +17,7 @@ from tasks.data.answers import same_text
 from tasks.data.completions import encode_completions, encode_prompts, frame_of
 from tasks.data.examples import read_examples, write_examples
 from tasks.data.tokenize import load_tokenizer, tokenize
-from tasks.errors import BadData
+from tasks.errors import BadConfig, BadData
 from tasks.manifest import read_manifest
 from tasks.records import SPLITS, DatasetRecord, Failure, TokensRecord
 from tasks.settings import Settings
@@ -25,6 +25,7 @@ from tasks.tuning.develop import develop
 from tasks.tuning.further import further
 from tasks.tuning.language import complete
 from tasks.tuning.language import further as further_child
+from tasks.tuning.language.causal import load_causal
 from tasks.tuning.language.further import FALL, ROWS_LOOKED_AT, Desk, Job, alarm
 from tasks.tuning.language.pairs import Pair, find_preferences, pairs_of_grades, read_pairs, split_pairs
 from tasks.tuning.tune import tune
@@ -337,3 +338,9 @@ def desk_of(base: ResolvedBase, folder: Path, **changes: Any) -> Desk:
 
 def _at(settings: Settings, base: ResolvedBase) -> Settings:
     return settings.model_copy(update={"roots": [base.path.parent]})
+
+
+def test_a_base_without_its_last_layer_is_refused_since_it_would_be_drawn_anew_at_each_load(tmp_path: Path) -> None:
+    make_base(tmp_path, "llama")  # its output layer is not its embedding, and was not stored
+    with pytest.raises(BadConfig, match=r"lacks weights of a causal model \(lm_head\.weight\)"):
+        load_causal(tmp_path, 20, 0)
