@@ -25,11 +25,11 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
+from benchmarks.scratch import scratch
 from tasks.child import GENTLE
 from tests.live import BIN, environment, prefect_server
 
@@ -68,8 +68,7 @@ LONG = bake_off(2400, 3, 256, "imdb")
 @click.option("--output", type=click.Choice(["text", "json"]), default="text")
 def main(pairs: int, nights: int, long_pairs: int, output: str) -> None:
     """Exit status 1 where it costs more than it may."""
-    with TemporaryDirectory(prefix="orchestration-") as name:
-        folder = Path(name)
+    with scratch("orchestration-") as folder:
         (folder / "server").mkdir()
         with prefect_server(folder / "server") as url:
             home = folder / "warm"

@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 import httpx
 import yaml
 
-from services.keeper import wait_until_stopped
+from benchmarks.scratch import scratch
 from services.places import LivePlaces
 from tasks.bases import resolve_base
 from tasks.config import Trivial, Tuned
@@ -49,9 +48,8 @@ MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 @click.option("--output", type=click.Choice(["text", "json"]), default="text")
 def main(seconds: float, moves: int, clients: int, base: str, output: str) -> None:
     """Exit status 1 when a request failed."""
-    with TemporaryDirectory() as name:
-        told = measure(Path(name), seconds, moves, clients, base)
-        wait_until_stopped(Path(name) / "home" / "s3", 30)  # it writes into the folder to be deleted
+    with scratch() as folder:
+        told = measure(folder, seconds, moves, clients, base)
     if output == "json":
         click.echo(json.dumps(told, indent=2))
     else:

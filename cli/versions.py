@@ -10,7 +10,7 @@ from typing import Any
 
 from cli.options import written_out
 from cli.run import allow_roots, named_server, terminal_progress
-from services.keeper import wait_until_stopped
+from services.keeper import wait_until_all_stopped
 from services.places import LivePlaces
 from tasks.config import load_config
 from tasks.errors import BadConfig, IntegrityError
@@ -134,8 +134,7 @@ def reproduce_version(config: Path, overrides: Sequence[str], number: int) -> Re
         with terminal_progress(), named_server():
             dataset, made = contend(recorded, [champion.contender])
         found = compare_made(registry.client, champion, dataset, *made[0])
-        for service in ("llm", "s3"):  # they write until they end, a moment after their last user
-            wait_until_stopped(home / service, 30)
+        wait_until_all_stopped(home, 30)  # they write until they end, a moment after their last user
         shutil.rmtree(home)  # the next time is to make it again
         return found
 

@@ -153,6 +153,13 @@ def wait_until_stopped(folder: Path, seconds: float) -> bool:
     return stopped
 
 
+def wait_until_all_stopped(folder: Path, seconds: float) -> bool:
+    """Whether every server whose folder lies anywhere under this one has ended, given so many seconds each."""
+    places = [Path(place) for place, _, files in os.walk(folder) if "keeper.lock" in files]
+    ended = [wait_until_stopped(place, seconds) for place in places]
+    return all(ended)
+
+
 def environment() -> dict[str, str]:
     """What a background process is given of this one's environment: no keys, no tokens, no proxies."""
     names = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "VIRTUAL_ENV", "PYTHONPATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")

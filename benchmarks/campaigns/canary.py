@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.search import files_with, holds, planted
+from benchmarks.scratch import scratch
 from services.s3 import LocalS3, start_s3
 from tests.flows.test_bakeoff import BAKEOFF, CONFIG, slowly
 from tests.live import environment, make_readable, prefect_server
@@ -109,24 +109,22 @@ def run(options: Options) -> list[Figure]:
     """The figures."""
     parrot = Parrot()
     with (
-        TemporaryDirectory() as name,
-        start_s3(Path(name) / "s3-server") as s3,
-        prefect_server(made(Path(name) / "prefect-server")) as api,
+        scratch() as room,
+        start_s3(room / "s3-server") as s3,
+        prefect_server(made(room / "prefect-server")) as api,
         endpoints(parrot) as named,
     ):
-        folder = made(Path(name) / "searched")
+        folder = made(room / "searched")
         world = World(folder, api, s3)
         make_readable(made(folder / "readable"))
         settings = {"endpoints": named, "stores": {"keyed": {"bucket": BUCKET, "endpoint_url": s3.endpoint_url, "create": True}}}
         ended = {name: world.run(name, words, settings) for name, words in OVERRIDES.items()}
         objects = list(objects_of(s3))
         secrets = KEY, s3.secret_key
-        found = [
-            path for secret in secrets for place in (folder, Path(name) / "prefect-server") for path in files_with(place, secret)
-        ]
+        found = [path for secret in secrets for place in (folder, room / "prefect-server") for path in files_with(place, secret)]
         shown = [f"s3 {key}" for key, body in objects for secret in secrets if holds(key.encode() + b"\n" + body, secret)]
         looked = sum(path.is_file() for path in folder.rglob("*"))
-        proof, ways = planted(Path(name) / "planted", KEY)
+        proof, ways = planted(room / "planted", KEY)
     for place in [*map(str, found), *shown]:
         sys.stderr.write(f"canary: a secret is in {place}\n")
     return [

@@ -11,7 +11,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
@@ -19,6 +18,7 @@ import yaml
 from benchmarks.campaigns.asker import KEY_ENV
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.watch import Watch, kill, repeats, wait_until
+from benchmarks.scratch import scratch
 from tests.flows.test_bakeoff import BAKEOFF, CONFIG, slowly
 from tests.live import environment, make_readable, prefect_server, same
 
@@ -95,8 +95,8 @@ def run(options: Options) -> list[Figure]:
     """The figures."""
     rng, tally = Random(f"flow kills {options.seed}"), Tally()
     wanted = options.kills or KILLS
-    with TemporaryDirectory() as name, prefect_server(make_folder(Path(name) / "server")) as api, Watch(slowly) as server:
-        world = World(Path(name), api)
+    with scratch() as folder, prefect_server(make_folder(folder / "server")) as api, Watch(slowly) as server:
+        world = World(folder, api)
         make_readable(make_folder(world.readable))
         started = time.monotonic()
         verdict = world.finish(world.start(server, world.folder / "unbroken", 0), world.folder / "unbroken", 0)

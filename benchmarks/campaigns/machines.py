@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -28,6 +27,7 @@ from benchmarks.campaigns.asker import KEY_ENV
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.flow_kills import differences, products
 from benchmarks.campaigns.watch import Watch
+from benchmarks.scratch import scratch
 from deployments.register import register
 from services.s3 import start_s3
 from tasks.config import BakeoffConfig
@@ -181,7 +181,7 @@ def made_note(rounds: list[Round]) -> str:
 def opened() -> Iterator[World]:
     """A Prefect server with pools and deployments, S3, an endpoint, and no machine yet."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
+        folder = stack.enter_context(scratch())
         (folder / "server").mkdir()
         (folder / "readable").mkdir()
         make_readable(folder / "readable")

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.publisher import NAME, STORE, publish_one, roll_one_back, start, status_of
 from benchmarks.campaigns.registry import Registry, opened, side_by_side
+from benchmarks.scratch import scratch
 from services.places import LivePlaces
 from tasks.errors import IntegrityError
 from tasks.manifest import FILE
@@ -95,9 +95,9 @@ def run(options: Options) -> list[Figure]:
     wanted = options.kills or KILLS
     lanes = min(LANES, wanted)
     tallies = [Tally() for _ in range(lanes)]
-    with TemporaryDirectory() as name, opened(Path(name), lanes) as registries:
+    with scratch() as folder, opened(folder, lanes) as registries:
         with LivePlaces(registries[0].settings) as places:
-            make_publication(Path(name) / "made", places, STORE)  # what all publications have in common
+            make_publication(folder / "made", places, STORE)  # what all publications have in common
 
         def work(lane: int) -> None:
             registry, tally = registries[lane], tallies[lane]

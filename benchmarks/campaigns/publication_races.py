@@ -4,11 +4,11 @@ import hashlib
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.publisher import NAME, started
 from benchmarks.campaigns.registry import Registry, opened, side_by_side
+from benchmarks.scratch import scratch
 from tasks.registry.champion import ChampionVersion, read_champion, read_version, version_numbers
 
 RACES = 100
@@ -39,7 +39,7 @@ def run(options: Options) -> list[Figure]:
     wanted = options.kills or RACES
     lanes = min(LANES, wanted)
     tallies = [Tally() for _ in range(lanes)]
-    with TemporaryDirectory() as name, opened(Path(name), lanes) as registries:
+    with scratch() as folder, opened(folder, lanes) as registries:
         side_by_side(lambda lane: races(registries[lane], wanted // lanes + (lane < wanted % lanes), tallies[lane]), lanes)
     ran, records = sum(tally.races for tally in tallies), sum(len(tally.records) for tally in tallies)
     return [

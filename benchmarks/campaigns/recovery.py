@@ -4,13 +4,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.site import Site
+from benchmarks.scratch import scratch
 from deployments.automations import SILENCE
 from deployments.stack import _supervisor, states
 from tasks.child import GRACE_S
@@ -36,8 +35,8 @@ class Tally:
 def run(options: Options) -> list[Figure]:
     """The figures."""
     tally = Tally()
-    with TemporaryDirectory() as name:
-        site = Site(Path(name), EPOCHS)
+    with scratch() as folder:
+        site = Site(folder, EPOCHS)
         try:
             first_ui, first_all = site.up()
             _, again = site.up()

@@ -5,9 +5,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 from benchmarks.campaigns.figures import Figure, Options
+from benchmarks.scratch import scratch
 from tests.flows.test_bakeoff import BAKEOFF
 from tests.live import environment
 from tests.prompting.loopback import Loopback
@@ -95,8 +95,8 @@ class Ended:
 
 def run(options: Options) -> list[Figure]:
     """The figures."""
-    with TemporaryDirectory() as name, Loopback() as server:
-        ended = [try_case(Path(name) / f"{number}", server.url, bad) for number, bad in enumerate(CASES)]
+    with scratch() as folder, Loopback() as server:
+        ended = [try_case(folder / f"{number}", server.url, bad) for number, bad in enumerate(CASES)]
         asked = len(server.requests)
     configs, rows = ([each for each in ended if each.bad.in_data is kind] for kind in (False, True))
     return [

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -15,6 +14,7 @@ import yaml
 
 from benchmarks.campaigns.figures import Figure, Options
 from benchmarks.campaigns.site import free_port
+from benchmarks.scratch import scratch
 from tests.deployments.pages import CHROMIUM, opened_pages
 from tests.live import Patient, environment, eventually, same
 
@@ -156,8 +156,8 @@ def run(options: Options) -> list[Figure]:
     """The figures."""
     if CHROMIUM is None:
         raise RuntimeError("no Chromium on this machine: `apt-get install chromium` brings one")
-    with TemporaryDirectory(prefix="ways-") as name:
-        clone = Clone(Path(name))
+    with scratch("ways-") as folder:
+        clone = Clone(folder)
         began = time.monotonic()
         clone.told("make", "setup")
         installed = time.monotonic()

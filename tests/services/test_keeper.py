@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from services.keeper import Service, State, environment, shared
+from services.keeper import Service, State, environment, shared, wait_until_all_stopped
 from tasks.errors import StoreError
 from tests.live import eventually
 
@@ -101,6 +101,14 @@ def test_it_runs_while_anyone_uses_it_and_stops_after_the_last(service: Service)
         assert lives(outer)
     eventually(lambda: not lives(outer))
     assert not (service.folder / "state.json").exists()
+
+
+def test_a_folder_of_homes_has_ended_when_every_server_in_it_has(service: Service) -> None:
+    homes = service.folder.parent
+    with shared(service) as state:
+        assert not wait_until_all_stopped(homes, 0)
+    assert wait_until_all_stopped(homes, 10)
+    assert not lives(state)
 
 
 def test_a_killed_user_counts_no_more(service: Service) -> None:
