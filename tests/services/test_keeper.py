@@ -108,7 +108,7 @@ def test_a_folder_of_homes_has_ended_when_every_server_in_it_has(service: Servic
     with shared(service) as state:
         assert not wait_until_all_stopped(homes, 0)
     assert wait_until_all_stopped(homes, 10)
-    assert not lives(state)
+    assert eventually(lambda: not lives(state))
 
 
 def test_a_killed_user_counts_no_more(service: Service) -> None:
