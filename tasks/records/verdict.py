@@ -38,7 +38,7 @@ class Route(StrEnum):
 
 
 class Looks(Model):
-    """How often the test rows were looked at, over all runs in this workspace."""
+    """How often the test rows were looked at, over all runs in this workspace and in the store that they publish to."""
 
     fingerprint: str
     """Of the test rows."""

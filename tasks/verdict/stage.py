@@ -7,6 +7,8 @@ from tasks.evaluation.scores import Evaluation
 from tasks.orchestration.page import show_markdown, show_table
 from tasks.orchestration.stages import stage
 from tasks.records import DatasetRecord, Judgement, Looks, Verdict
+from tasks.settings import Places
+from tasks.store import open_store
 from tasks.verdict.effects_report import effect_rows
 from tasks.verdict.judge import judge
 from tasks.verdict.looks import count_looks
@@ -33,10 +35,13 @@ def looks(
     dataset: DatasetRecord,
     evaluations: Sequence[Evaluation],
     champion: Evaluation | None,
+    places: Places,
     workspace: Workspace,
 ) -> Looks:
     """Remember whose answers to the test rows a decision has seen, and count them."""
-    return count_looks(config.gate, dataset, evaluations, champion, workspace)
+    embedded = places.settings.store(config.store).service  # this home's alone, as its workspace is: not started only to count
+    store = None if embedded else open_store(places, config.store)
+    return count_looks(config.gate, dataset, evaluations, champion, workspace, store)
 
 
 @stage("report", run_name="report {verdict.name}")

@@ -2,14 +2,20 @@
 
 from pathlib import Path
 
+import pytest
+
+from services.s3 import LocalS3
 from tasks.config import Gate
 from tasks.data.examples import read_examples, write_examples
 from tasks.evaluation.scores import Evaluation
 from tasks.records import Approval, Arm, Champion, DatasetRecord, Decision
+from tasks.settings import Store
+from tasks.store import StoreClient, connect
 from tasks.verdict.looks import count_looks
 from tasks.verdict.report import approved, withheld
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, digest
 from tests.evaluation.conftest import examples
+from tests.live import credentials
 from tests.verdict.builders import contestant
 from tests.verdict.test_report import verdict
 
@@ -34,6 +40,48 @@ def test_data_that_grow_keep_their_looks_and_other_rows_have_none(dataset: Datas
         write_examples(tmp_path / name / "test.parquet", kept)
         other = dataset.model_copy(update={"folder": tmp_path / name})
         assert count_looks(Gate(), other, [evaluation(f"for {name}")], None, workspace).contenders == looks
+
+
+@pytest.fixture
+def store(s3_server: LocalS3, bucket: str) -> StoreClient:
+    return connect("ours", Store(bucket=bucket, prefix="of/team", endpoint_url=s3_server.endpoint_url), credentials(s3_server))
+
+
+def test_homes_that_publish_to_one_store_count_together(dataset, tmp_path: Path, store: StoreClient):
+    mine, yours, apart = (Workspace(tmp_path / name) for name in ("mine", "yours", "apart"))
+    before = [evaluation("lora"), evaluation("tfidf", Arm.TRIVIAL)]
+    assert count_looks(Gate(), dataset, before, None, mine).contenders == 1  # as an earlier release counted: here alone
+    assert count_looks(Gate(), dataset, [evaluation("head")], None, mine, store).contenders == 2
+    assert (
+        count_looks(Gate(), dataset, [evaluation("lora"), evaluation("few_shot", Arm.PROMPT)], None, yours, store).contenders == 3
+    )
+    assert count_looks(Gate(), dataset, [evaluation("head")], None, mine, store).contenders == 3
+    assert count_looks(Gate(), dataset, [evaluation("head")], None, apart).contenders == 1
+    keys = {stored.key.removeprefix("of/team/looks/").split("/")[1] for stored in store.listed("looks")}
+    assert keys == {"rows.json", *(f"{evaluation(name).scores.of}.json" for name in ("lora", "head", "few_shot"))}
+
+
+def test_a_fresh_home_knows_the_looks_at_the_rows_that_data_grew_from(dataset: DatasetRecord, tmp_path: Path, store: StoreClient):
+    count_looks(Gate(), dataset, [evaluation("lora"), evaluation("head")], None, Workspace(tmp_path / "mine"), store)
+    for name, kept, looks in (("grown", [*examples("test"), *examples("dev")[:20]], 3), ("other", examples("train"), 1)):
+        (tmp_path / name).mkdir()
+        write_examples(tmp_path / name / "test.parquet", kept)
+        other = dataset.model_copy(update={"folder": tmp_path / name})
+        fresh = Workspace(tmp_path / f"fresh-{name}")
+        assert count_looks(Gate(), other, [evaluation(f"for {name}")], None, fresh, store).contenders == looks
+
+
+@pytest.mark.parametrize("body", [b"not JSON", b"[NaN]", b'["other rows"]'])
+def test_rows_in_the_store_that_are_not_what_their_name_says_are_left_out(
+    body: bytes, dataset: DatasetRecord, workspace: Workspace, store: StoreClient, caplog: pytest.LogCaptureFixture
+):
+    store.write(store.key("looks", "e" * 64, "rows.json"), body)
+    store.write(store.key("looks", "e" * 64, "f.json"), b"{}")
+    store.write(store.key("looks", "no hash", "rows.json"), body)
+    assert count_looks(Gate(), dataset, [evaluation("lora")], None, workspace, store).contenders == 1
+    assert "is not the list of rows that its name says" in caplog.text
+    [only] = (workspace.root / "looks").iterdir()
+    assert only.name == digest(sorted(f"{row.example} {row.label}" for row in examples("test")))
 
 
 def test_test_is_worn_after_many_contenders(dataset, workspace: Workspace):
