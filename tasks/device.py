@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -29,6 +29,8 @@ class Device:
     dtype: str
     """`bfloat16` or `float32`: the type of matrix products."""
     reason: str
+    threads: int = 1
+    """On the CPU, of torch: a training that goes on elsewhere shares its rows out as before."""
 
 
 @cache
@@ -40,6 +42,8 @@ def pick_device() -> Device:
     import torch
 
     device = _pick(torch, os.environ.get("BAKEOFF_DEVICE", ""), os.environ.get("BAKEOFF_DTYPE", ""))
+    if device.name == "cpu":
+        device = replace(device, threads=torch.get_num_threads())
     logger.info("device %s, %s: %s", device.name, device.dtype, device.reason)
     return device
 

@@ -14,6 +14,8 @@ from tasks.data.mapped import Mapped
 
 TOKENS_A_BATCH = {"cuda": 65_536, "mps": 16_384, "cpu": 4_096}
 """How many tokens, padding included, an evaluation batch holds, by device."""
+TOKENS_A_CORE = 2_048
+"""The same where cores compute batches of their own."""
 LOOKED_AT_TOGETHER = 50
 """Batches whose rows are sorted together: enough for little padding, few enough that the order stays random."""
 MEMORY_WORDS = (
@@ -159,6 +161,7 @@ def logits_of(
     pad_id: int,
     dtype: str = "float32",
     told: Callable[[int], None] = lambda rows: None,
+    most: int = 0,
 ) -> Any:
     """What a classifier says of rows: a float32 tensor [rows, labels] on the CPU, in the rows' order.
 
@@ -167,17 +170,27 @@ def logits_of(
         lengths: tokens of each row.
         dtype: of matrix products; `float32` gives the same for a row whatever batch it is in, up to rounding.
         told: hears of the rows done after each batch.
+        most: threads that compute batches of their own; 0 for as many as torch has.
     """
     import torch
+
+    from tasks.tuning.cores import cores, count_for
 
     device = model.device.type
     width = partial(even, most=max(lengths, default=0), device=device, dtype=dtype)
     model.eval()
     found = torch.zeros(len(lengths), model.config.num_labels)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-        for rows in by_tokens([*map(width, lengths)], TOKENS_A_BATCH[device]):
-            found[rows] = _forward(model, fetch(rows), pad_id, width)
-            told(len(rows))
+
+    def compute(rows: list[int]) -> Any:
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            return _forward(model, fetch(rows), pad_id, width)
+
+    widths = [*map(width, lengths)]
+    count = count_for(model, sum(widths), most)
+    batches = by_tokens(widths, TOKENS_A_BATCH[device] if count == 1 else TOKENS_A_CORE)
+    for rows, logits in cores(count).mapped(compute, batches) if count > 1 else ((rows, compute(rows)) for rows in batches):
+        found[rows] = logits
+        told(len(rows))
     return found
 
 

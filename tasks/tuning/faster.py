@@ -14,6 +14,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from tasks.tuning.attention import PRODUCTS
+from tasks.tuning.cores import generator
 from tasks.tuning.joined import join
 
 logger = logging.getLogger(__name__)
@@ -119,8 +120,11 @@ class CheapDropout(torch.nn.Dropout):
     """Dropout whose random numbers are cheap: where few elements are dropped, these alone are drawn; else 15 bits an element, not a
     number of 32 drawn and scaled singly.
 
-    The mask's probability is rounded to 1/32,768. All comes from torch's generator, so checkpoints keep and restore it.
+    The mask's probability is rounded to 1/32,768. All comes from torch's generator, so checkpoints keep and restore it, or from one
+    that it seeds (`tasks/tuning/cores.py`).
     """
+
+    draws_from_generator = True
 
     def forward(self, input: Any) -> Any:
         """As `torch.nn.Dropout`."""
@@ -136,8 +140,9 @@ class _DropFew(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Any, p: float) -> Any:
-        hits = int(torch.poisson(torch.tensor(-values.numel() * math.log1p(-p), dtype=torch.float64)))
-        ctx.places, ctx.scale = torch.randint(values.numel(), (hits,), device=values.device), 1 / (1 - p)
+        drawn, mean = generator(), torch.tensor(-values.numel() * math.log1p(-p), dtype=torch.float64)
+        hits = int(torch.poisson(mean, drawn))
+        ctx.places, ctx.scale = torch.randint(values.numel(), (hits,), generator=drawn, device=values.device), 1 / (1 - p)
         return _without(values, ctx.places, ctx.scale)
 
     @staticmethod
@@ -158,7 +163,7 @@ class _Drop(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Any, dropped: int) -> Any:
         count = values.numel()
-        bits = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device).random_(-(2**63), None)
+        bits = torch.empty(-(-count // 4), dtype=torch.int64, device=values.device).random_(-(2**63), None, generator=generator())
         drawn = bits.view(torch.int16)[:count].view(values.shape).bitwise_and_(CHANCES - 1)
         ctx.mask = drawn.neg_().add_(dropped - 1).bitwise_right_shift_(15).to(torch.int8)  # kept until the gradient comes
         ctx.scale = CHANCES / (CHANCES - dropped) if dropped < CHANCES else 0.0

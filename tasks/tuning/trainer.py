@@ -26,6 +26,7 @@ from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, progress
 from tasks.tuning import checkpoints, together
 from tasks.tuning.batches import LikeLengths, collate, even, logits_of
+from tasks.tuning.cores import Batch, can_train, cores, count_for
 from tasks.tuning.methods import set_weights, trained_weights
 from tasks.tuning.objectives import label_weights, supervised
 
@@ -101,6 +102,7 @@ class LabelTrainer(Trainer):
         )
         self.remove_callback(PrinterCallback)  # `Watch` tells progress
         self.model_accepts_loss_kwargs = False  # the loss is ours; the model need not hear how many rows there are
+        self.apart = together.size() == 1 and can_train(model, device.threads)  # several processes meet in the gradients
         self.tuned, self.on, self.pad_id = tuned, device, pad_id
         self.folder = Path(given.output_dir)
         self.began = time.perf_counter()
@@ -151,6 +153,20 @@ class LabelTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> LikeLengths | together.Evened:
         self.order = LikeLengths(self.lengths, self.tuned.batch_size, self.tuned.seed, self.mapped)
         return together.Evened(self.order, self.args.per_device_train_batch_size) if together.size() > 1 else self.order
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Gradients of some rows, by as many threads as pay; the loss, detached."""
+        rows, tokens = len(inputs["labels"]), inputs["input_ids"].numel()
+        count = count_for(model, tokens, min(rows, self.on.threads)) if self.apart else 1
+        if count == 1:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+
+        def loss_of(part: Batch) -> Any:
+            with torch.autocast(self.on.name, torch.bfloat16, enabled=self.on.dtype == "bfloat16", cache_enabled=False):
+                return self.compute_loss(model, dict(part), num_items_in_batch=num_items_in_batch)
+
+        return cores(count).gradients(inputs, loss_of, [weight for weight in model.parameters() if weight.requires_grad])
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
         return torch.autocast(self.on.name, torch.bfloat16, enabled=self.on.dtype == "bfloat16")
