@@ -68,6 +68,7 @@ STAGE = Stage(
         "tasks.tuning.batches",
         "tasks.tuning.faster",
         "tasks.tuning.attention",
+        "tasks.tuning.cores",
         "tasks.tuning.joined",
         "tasks.tuning.methods",
     ),

@@ -49,6 +49,7 @@ PREDICTED = Stage(
         "tasks.tuning.batches",
         "tasks.tuning.faster",
         "tasks.tuning.attention",
+        "tasks.tuning.cores",
         "tasks.tuning.joined",
     ),
 )

@@ -27,7 +27,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    11,
+    12,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
@@ -37,6 +37,7 @@ TRAIN = Stage(
         "tasks.tuning.batches",
         "tasks.tuning.faster",
         "tasks.tuning.attention",
+        "tasks.tuning.cores",
         "tasks.tuning.joined",
         "tasks.tuning.kept",
         "tasks.tuning.checkpoints",

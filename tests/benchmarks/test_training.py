@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training import compare_curves, paired, time_to_accuracy
+from benchmarks.training.curves import compare_curves, paired, time_to_accuracy
 from tests.live import environment
 
 

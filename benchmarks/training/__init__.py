@@ -1,0 +1,1 @@
+"""How fast Bakeoff trains and predicts, against the plain script: `python -m benchmarks.training`."""
