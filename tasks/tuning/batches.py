@@ -14,7 +14,7 @@ from tasks.data.mapped import Mapped
 
 TOKENS_A_BATCH = {"cuda": 65_536, "mps": 16_384, "cpu": 4_096}
 """How many tokens, padding included, an evaluation batch holds, by device."""
-TOKENS_A_CORE = 2_048
+TOKENS_A_CORE = 1_536
 """The same where cores compute batches of their own."""
 LOOKED_AT_TOGETHER = 50
 """Batches whose rows are sorted together: enough for little padding, few enough that the order stays random."""
