@@ -25,8 +25,17 @@ KILLS = 20
 EPOCHS = 10
 SAVE_EVERY_S = 0.2
 """So that many kills fall into the writing of a checkpoint."""
-ROWS_AT_ONCE = {"lora, 4 parts to a step": 2, "lora": 8, "head, 2 parts to a step": 4, "full": 8, "full, 8 parts to a step": 1}
-"""What is trained: a method, and how many of a step's 8 rows go at once."""
+ROWS_AT_ONCE = {
+    "lora, 4 parts to a step": 2,
+    "lora": 8,
+    "lora, long rows": 8,
+    "head, 2 parts to a step": 4,
+    "full": 8,
+    "full, 8 parts to a step": 1,
+}
+"""What is trained: a method, and how many of a step's 8 rows go at once. Long ones are shared out among the cores."""
+FILLER = (60, 90)
+"""Words of a long row."""
 
 
 @dataclass
@@ -49,6 +58,7 @@ class World:
     folder: Path
     base: ResolvedBase
     tokens: TokensRecord
+    long: TokensRecord
 
     def job(self, what: str, home: Path) -> dict[str, Any]:
         """What the child is asked."""
@@ -61,7 +71,7 @@ class World:
         return {
             "tuned": tuned.model_dump(mode="json"),
             "labels": LABELS,
-            "tokens": str(self.tokens.folder),
+            "tokens": str((self.long if "long" in what else self.tokens).folder),
             "base": {"id": place.id, "revision": place.revision, "path": str(place.path), "config_sha256": place.config_sha256},
             "folder": str(home / "made"),
             "checkpoints": str(home / "checkpoints"),
@@ -77,7 +87,8 @@ def run(options: Options) -> list[Figure]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         base = make_base(folder / "base")
-        world = World(folder, base, make_tokens(folder / "tokens", base, make_dataset(folder / "data")))
+        data = {"tokens": make_dataset(folder / "data"), "long": make_dataset(folder / "long-data", FILLER)}
+        world = World(folder, base, *(make_tokens(folder / name, base, rows) for name, rows in data.items()))
         for place, what in enumerate(kinds):
             unbroken = folder / f"unbroken-{place}"
             curve = run_child("tasks.tuning.train", world.job(what, unbroken))["training"]["epochs"]
