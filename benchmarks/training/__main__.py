@@ -17,7 +17,8 @@ the other does not show in it.
   in the same time, measured beside each slice; `peak` says in which dtype: bfloat16, or float32 where that is as fast or faster.
   Operations are counted by torch on single rows;
 - `predict_speedup`: a published contender against a loop in batches of 4, as with `bakeoff predict --quick`;
-  `predict_speedup_float32`: without it; `labels_differ` counts rows for which either has another label than the loop;
+  `predict_speedup_float32`: without it; `labels_differ` counts the rows, of `labels_compared`, for which either has another label
+  than the loop;
 - `head_only_passes`: training the head for three epochs, in forward passes over the same rows;
 - `time_to_accuracy_speedup`: the time of the plain script's ten epochs over Bakeoff's to come within half a point of their best
   dev accuracy, null where it never does; `accuracy_difference`: Bakeoff less plain on the test rows, paired, the mean over `seeds`,
@@ -44,8 +45,6 @@ from benchmarks.training.sides import Side, both_sides
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """All figures asked for."""
-    import torch
-
     from tasks.device import pick_device
 
     rows = options.rows or (1000 if options.data else 160)
@@ -56,8 +55,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             figures |= all_rates(bench, options.slices, asked, typed, figures["peak"])
         if options.only in ("", "curves"):
             figures |= all_curves(bench, options.seeds, asked, typed, 60 * options.minutes)
-    device = pick_device()
-    machine = {"device": device.name, "dtype": device.dtype, "reason": device.reason, "threads": torch.get_num_threads()}
+        device = asked(pick_device)
+    machine = {"device": device.name, "dtype": device.dtype, "reason": device.reason, "threads": device.threads}
     return figures | {"machine": machine | {"load_average": os.getloadavg(), "cores": os.cpu_count()}}
 
 
@@ -67,7 +66,9 @@ def all_rates(bench: Bench, slices: int, asked: Side, typed: Side, dtype: str) -
     whole = training | measure_head(bench, slices, asked) | measure_predicting(bench, slices, asked, typed)
     spread = {name: value for name, value in whole.items() if isinstance(value, dict)}
     found = {name: value["median"] for name, value in spread.items()}
-    return found | {"labels_differ": whole["labels_differ"], "spread": spread, "slices": whole["slices"]}
+    return (
+        found | {name: whole[name] for name in ("labels_differ", "labels_compared")} | {"spread": spread, "slices": whole["slices"]}
+    )
 
 
 def all_curves(bench: Bench, seeds: int, asked: Side, typed: Side, seconds: float) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """The long trainings, whose curves are kept, and what follows from them."""
 
 import json
+import shutil
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 from benchmarks.training.bench import RECIPE, Bench, say
+from benchmarks.training.sides import OURS, PLAIN
 from tasks.workspace import write_durably
 
 CLOCKS = {"seconds": "time_to_accuracy_speedup", "cpu_seconds": "time_to_accuracy_speedup_cpu"}
@@ -25,7 +27,10 @@ def read_curves(bench: Bench, seed: int) -> dict[str, Any]:
     """`plain` and `bakeoff`, lists of epochs with `dev_accuracy`, `seconds` and `cpu_seconds` (training and evaluation, from the
     start), and `right` by side, whether each test row was answered rightly, once the training is whole."""
     kept = home_of(bench, seed) / "curves.json"
-    curves: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {"plain": [], "bakeoff": [], "right": {}}
+    curves: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    if curves.get("environments") != [PLAIN, OURS]:  # times of others say nothing of these
+        curves = {"environments": [PLAIN, OURS], "plain": [], "bakeoff": [], "right": {}}
+        shutil.rmtree(home_of(bench, seed) / "plain", ignore_errors=True)
     if curves.get("recipe") != RECIPE.model_dump(mode="json"):
         curves["recipe"] = RECIPE.model_dump(mode="json")
         curves["right"].pop("bakeoff", None)  # of another recipe

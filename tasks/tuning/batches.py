@@ -7,6 +7,7 @@ import random
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -161,7 +162,7 @@ def logits_of(
     pad_id: int,
     dtype: str = "float32",
     told: Callable[[int], None] = lambda rows: None,
-    most: int = 0,
+    threads: int = 0,
 ) -> Any:
     """What a classifier says of rows: a float32 tensor [rows, labels] on the CPU, in the rows' order.
 
@@ -170,11 +171,11 @@ def logits_of(
         lengths: tokens of each row.
         dtype: of matrix products; `float32` gives the same for a row whatever batch it is in, up to rounding.
         told: hears of the rows done after each batch.
-        most: threads that compute batches of their own; 0 for as many as torch has.
+        threads: of torch, on the CPU; 0 for as many as it has. The same number gives the same bits.
     """
     import torch
 
-    from tasks.tuning.cores import cores, count_for
+    from tasks.tuning.cores import cores, pays
 
     device = model.device.type
     width = partial(even, most=max(lengths, default=0), device=device, dtype=dtype)
@@ -185,12 +186,15 @@ def logits_of(
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             return _forward(model, fetch(rows), pad_id, width)
 
-    widths = [*map(width, lengths)]
-    count = count_for(model, sum(widths), most)
-    batches = by_tokens(widths, TOKENS_A_BATCH[device] if count == 1 else TOKENS_A_CORE)
-    for rows, logits in cores(count).mapped(compute, batches) if count > 1 else ((rows, compute(rows)) for rows in batches):
-        found[rows] = logits
-        told(len(rows))
+    widths, team = [*map(width, lengths)], None
+    if pays(model, len(widths), sum(widths), threads or torch.get_num_threads()):
+        team = cores(threads or torch.get_num_threads())
+    budget = TOKENS_A_BATCH[device] if team is None else min(TOKENS_A_CORE, -(-sum(widths) // team.count))
+    batches = by_tokens(widths, budget)
+    with closing(team.mapped(compute, batches) if team else ((rows, compute(rows)) for rows in batches)) as done:
+        for rows, logits in done:
+            found[rows] = logits
+            told(len(rows))
     return found
 
 

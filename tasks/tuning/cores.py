@@ -2,7 +2,8 @@
 
 Nothing then waits at each of a step's thousand operations for the slower core, and what a thread touches stays in its core's cache.
 Models of known kinds only, which keep nothing between two calls. Random numbers are drawn by each thread from a generator of its
-own, seeded by torch's: the same rows on as many threads give the same bits, whichever thread is quicker.
+own, seeded by torch's: the same rows on as many threads give the same bits, whichever thread is quicker, also where a machine has
+fewer cores.
 
 Only processes that train or predict import this module: it loads torch.
 """
@@ -10,7 +11,7 @@ Only processes that train or predict import this module: it loads torch.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache, reduce
 from itertools import pairwise
@@ -24,27 +25,28 @@ T = TypeVar("T")
 Batch = Mapping[str, Any]
 
 MOST = 8
-"""Threads; with more cores than that each has several."""
+"""Threads that compute rows; with more cores than that each has several."""
 FEWEST_TOKENS = 128
 """A thread with fewer spends its time on Python, which runs in one thread at a time."""
 GRADIENT_BYTES = 256 * 2**20
 """Each thread has gradients of its own: of all together at most so many."""
 
 _own = threading.local()
+_lock = threading.Lock()
 
 
 class Cores:
-    """So many threads, each with its part of torch's."""
+    """Threads that compute rows apart from each other, each with its part of so many of torch's."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        threads = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(count, "cores", torch.set_num_threads, (max(1, threads // count),))
-        everyone = threading.Barrier(count)
-        wait([self._pool.submit(everyone.wait) for _ in range(count)])
-        torch.set_num_threads(threads)  # a new thread would otherwise begin with the last one's number
+    def __init__(self, threads: int) -> None:
+        self.count = min(MOST, threads)
+        own = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self.count, "cores", _take, (threads // self.count,))
+        everyone = threading.Barrier(self.count)
+        wait([self._pool.submit(everyone.wait) for _ in range(self.count)])
+        torch.set_num_threads(own)  # a thread that begins from now on would have the last one's number
 
-    def mapped(self, work: Callable[[T], Any], given: Iterable[T]) -> Iterator[tuple[T, Any]]:
+    def mapped(self, work: Callable[[T], Any], given: Iterable[T]) -> Generator[tuple[T, Any], None, None]:
         """Each with what `work` makes of it, in order; not many are begun before the earlier ones are taken."""
         rest, begun = iter(given), deque[tuple[T, Future[Any]]]()
         try:
@@ -53,8 +55,10 @@ class Cores:
                     begun.append((more, self._pool.submit(work, more)))
                 if not begun:
                     return
-                each, future = begun.popleft()
-                yield each, future.result()
+                each, future = begun[0]
+                made = future.result()
+                begun.popleft()  # not before: what is interrupted here is waited for below
+                yield each, made
         finally:
             for _, future in begun:
                 future.cancel()
@@ -81,18 +85,37 @@ class Cores:
         for weight, *gradients in zip(weights, *found, strict=True):
             there = [each for each in gradients if each is not None]
             if there:
-                whole = reduce(torch.add, there[1:], there[0].clone())  # in the parts' order: sums of floats depend on it
+                whole = reduce(torch.add, there) if len(there) > 1 else there[0].clone()  # in the parts' order: sums depend on it
                 weight.grad = whole if weight.grad is None else weight.grad.add_(whole)
         return torch.stack(losses).sum()
 
 
+def cores(threads: int) -> Cores:
+    """This process's threads for so many of torch's, begun once."""
+    with _lock:
+        return _begun(threads)
+
+
 @cache
-def cores(count: int) -> Cores:
-    """This process's threads, begun once."""
-    return Cores(count)
+def _begun(threads: int) -> Cores:
+    return Cores(threads)
 
 
-os.register_at_fork(after_in_child=cores.cache_clear)  # a forked child has no thread but its own
+def _take(threads: int) -> None:
+    """In a new thread: from now on torch uses so many for what this one asks. It takes the process's number when it is first asked
+    for its own, and would do so later, over what was set."""
+    torch.get_num_threads()
+    torch.set_num_threads(threads)
+
+
+def _forget() -> None:
+    """In a forked child, which has no thread but its own."""
+    global _lock
+    _lock = threading.Lock()
+    _begun.cache_clear()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def generator() -> Any:
@@ -100,25 +123,22 @@ def generator() -> Any:
     return getattr(_own, "generator", None)
 
 
-def count_for(model: Any, tokens: int, most: int = 0) -> int:
-    """By how many threads so many tokens of a model are computed: 1 where the cores had better share every product.
-
-    Args:
-        most: threads; 0 for as many as torch has.
-    """
-    if model.device.type != "cpu" or not _is_known(model):
-        return 1
-    return max(1, min(most or torch.get_num_threads(), MOST, tokens // FEWEST_TOKENS))
+def pays(model: Any, rows: int, tokens: int, threads: int) -> bool:
+    """Whether cores had better share out so many rows, of so many tokens together, than every product: with fewer rows than cores
+    some would have none."""
+    count = min(MOST, threads)
+    enough = count > 1 and rows >= count and tokens >= count * FEWEST_TOKENS
+    return enough and model.device.type == "cpu" and _is_known(model)
 
 
-def can_train(model: Any, count: int) -> bool:
-    """Whether so many threads may train a model: its random numbers are all drawn by `generator`, and gradients are few."""
+def can_train(model: Any, threads: int) -> bool:
+    """Whether rows may be shared out to train a model: its random numbers are all drawn by `generator`, and gradients are few."""
     dropouts = [module for module in model.modules() if isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p]
     attentions = [module for module in model.modules() if type(module).__name__ in KINDS]
     drawn = all(getattr(module, "draws_from_generator", False) for module in dropouts)
     plain = all(module.dropout.p == 0 for module in attentions)  # torch's kernel draws by itself
     trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
-    return drawn and plain and count * trained <= GRADIENT_BYTES
+    return drawn and plain and min(MOST, threads) * trained <= GRADIENT_BYTES
 
 
 def _is_known(model: Any) -> bool:

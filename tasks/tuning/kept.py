@@ -54,13 +54,21 @@ class _FirstTokens(torch.nn.Module):
 
 
 def keep(
-    model: Any, rows: Dataset, folder: Path, split: str, pad_id: int, dtype: str, told: Callable[[int], None] = lambda rows: None
+    model: Any,
+    rows: Dataset,
+    folder: Path,
+    split: str,
+    pad_id: int,
+    dtype: str,
+    told: Callable[[int], None] = lambda rows: None,
+    threads: int = 0,
 ) -> Dataset:
     """What the encoder says of the rows of a split, in their order: the columns of tokens, the first token's state as `input_ids`.
 
     Args:
         folder: where the parts lie, and are found again.
         told: hears of the rows done.
+        threads: as of `logits_of`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder, parts = _FirstTokens(model), []
@@ -70,7 +78,7 @@ def keep(
         if path.exists():
             told(len(part))
         else:
-            _write(path, encoder, part, pad_id, dtype, told)
+            _write(path, encoder, part, pad_id, dtype, told, threads)
         parts.append(Dataset.from_file(str(path)))
     return concatenate_datasets(parts)
 
@@ -107,8 +115,8 @@ def can_be_kept(model: Any, pad_id: int) -> bool:
         setattr(model, model.base_model_prefix, encoder)
 
 
-def _write(path: Path, encoder: Any, part: Dataset, pad_id: int, dtype: str, told: Callable[[int], None]) -> None:
-    said = logits_of(encoder, lambda rows: part[rows]["input_ids"], part["length"][:], pad_id, dtype, told).numpy()
+def _write(path: Path, encoder: Any, part: Dataset, pad_id: int, dtype: str, told: Callable[[int], None], threads: int) -> None:
+    said = logits_of(encoder, lambda rows: part[rows]["input_ids"], part["length"][:], pad_id, dtype, told, threads).numpy()
     starts = pyarrow.array(range(0, said.size + 1, said.shape[1]), pyarrow.int32())
     columns = {
         "input_ids": pyarrow.ListArray.from_arrays(starts, pyarrow.array(said.reshape(-1))),

@@ -230,8 +230,8 @@ def _kept(job: Job, device: Device, model: Any, pad_id: int, train: Any, dev: An
 
     folder = job.checkpoints.parent / f"kept-{device.name}-{device.dtype}"
     with progress(f"encode {job.tuned.name}", len(train) + len(dev)) as bar:
-        train = keep(model, train, folder, "train", pad_id, device.dtype, bar.advance)
-        dev = keep(model, dev, folder, "dev", pad_id, device.dtype, bar.advance)
+        train = keep(model, train, folder, "train", pad_id, device.dtype, bar.advance, device.threads)
+        dev = keep(model, dev, folder, "dev", pad_id, device.dtype, bar.advance, device.threads)
     stand_in(model)
     return train, dev
 

@@ -26,7 +26,7 @@ from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, progress
 from tasks.tuning import checkpoints, together
 from tasks.tuning.batches import LikeLengths, collate, even, logits_of
-from tasks.tuning.cores import Batch, can_train, cores, count_for
+from tasks.tuning.cores import Batch, can_train, cores, pays
 from tasks.tuning.methods import set_weights, trained_weights
 from tasks.tuning.objectives import label_weights, supervised
 
@@ -157,8 +157,7 @@ class LabelTrainer(Trainer):
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
         """Gradients of some rows, by as many threads as pay; the loss, detached."""
         rows, tokens = len(inputs["labels"]), inputs["input_ids"].numel()
-        count = count_for(model, tokens, min(rows, self.on.threads)) if self.apart else 1
-        if count == 1:
+        if not (self.apart and pays(model, rows, tokens, self.on.threads)):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()
 
@@ -166,7 +165,7 @@ class LabelTrainer(Trainer):
             with torch.autocast(self.on.name, torch.bfloat16, enabled=self.on.dtype == "bfloat16", cache_enabled=False):
                 return self.compute_loss(model, dict(part), num_items_in_batch=num_items_in_batch)
 
-        return cores(count).gradients(inputs, loss_of, [weight for weight in model.parameters() if weight.requires_grad])
+        return cores(self.on.threads).gradients(inputs, loss_of, [weight for weight in model.parameters() if weight.requires_grad])
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
         return torch.autocast(self.on.name, torch.bfloat16, enabled=self.on.dtype == "bfloat16")
@@ -230,7 +229,9 @@ class LabelTrainer(Trainer):
 
         with progress(f"dev {self.tuned.name}", len(share)) as bar:
             try:
-                return logits_of(self.model, fetch, [lengths[row] for row in share], self.pad_id, self.on.dtype, told)
+                return logits_of(
+                    self.model, fetch, [lengths[row] for row in share], self.pad_id, self.on.dtype, told, self.on.threads
+                )
             except _Told:
                 return None
 

@@ -1,12 +1,15 @@
 """Cores that share out rows compute what cores that share products do, and as many of them the same bits each time."""
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tasks import child
 from tasks.bases import ResolvedBase
@@ -15,9 +18,9 @@ from tasks.device import Device
 from tasks.errors import ChildDied
 from tasks.progress import Bar, listening
 from tasks.records import TokensRecord
-from tasks.tuning import cores, train
+from tasks.tuning import cores, faster, train
 from tasks.tuning.batches import logits_of, pad
-from tasks.tuning.cores import Batch, Cores, can_train, count_for
+from tasks.tuning.cores import Batch, Cores, can_train, pays
 from tasks.tuning.faster import hold_rounded, speed_up
 from tasks.tuning.methods import choose_weights, load_base
 from tests.tiny_model import LABELS, make_base
@@ -111,9 +114,11 @@ def test_logits_are_those_of_one_thread_and_are_told_in_order(tmp_path: Path, mo
     rows = [[2, *range(4, 4 + length), 3] for length in range(1, 9)] * 5
     monkeypatch.setattr("tasks.tuning.batches.TOKENS_A_CORE", 20)
 
-    def said(most: int) -> tuple[Any, list[int]]:
+    def said(threads: int) -> tuple[Any, list[int]]:
         told: list[int] = []
-        logits = logits_of(model, lambda wanted: [rows[row] for row in wanted], [*map(len, rows)], 0, told=told.append, most=most)
+        logits = logits_of(
+            model, lambda wanted: [rows[row] for row in wanted], [*map(len, rows)], 0, told=told.append, threads=threads
+        )
         return logits, told
 
     (alone, at_once), (logits, told) = said(1), said(3)
@@ -137,11 +142,39 @@ def test_whoever_is_told_can_end_it_and_nothing_goes_on(tmp_path: Path, monkeypa
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        logits_of(model, fetch, [len(ROWS[0])] * 100, 0, told=stop, most=2)
+        logits_of(model, fetch, [len(ROWS[0])] * 100, 0, told=stop, threads=2)
     before = len(begun)
     assert before < 10
     assert list(cores.cores(2).mapped(str, range(3))) == [(0, "0"), (1, "1"), (2, "2")]
     assert len(begun) == before
+
+
+@pytest.mark.parametrize("threads", [2, 3, 17])
+def test_each_thread_has_its_part_of_torchs_also_after_work_that_torch_would_share(threads: int) -> None:
+    team = Cores(threads)
+
+    def work(_: int) -> int:
+        torch.randn(400, 400).exp().sum()
+        torch.mm(torch.randn(200, 200), torch.randn(200, 200))
+        return int(torch.get_num_threads())
+
+    assert {number for _, number in team.mapped(work, range(4 * team.count))} == {threads // min(threads, cores.MOST)}
+    assert torch.get_num_threads() == 1, "this one's own stays"
+
+
+@pytest.mark.parametrize(("lengths", "batches"), [([9], 1), ([9, 9], 2), ([9] * 8, 2), ([9, 2, 2], 2)])
+def test_few_rows_are_shared_out_evenly_and_one_is_computed_by_all_cores(
+    lengths: list[int], batches: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, fetched = made(make_base(tmp_path)), []
+
+    def fetch(wanted: list[int]) -> list[list[int]]:
+        fetched.append(threading.current_thread().name)
+        return [[2] * lengths[row] for row in wanted]
+
+    logits_of(model, fetch, lengths, 0, threads=2)
+    assert len(fetched) == batches
+    assert all(name.startswith("cores") for name in fetched) == (len(lengths) > 1)
 
 
 def test_an_error_of_one_thread_is_raised_once_the_others_have_ended(tmp_path: Path) -> None:
@@ -166,15 +199,22 @@ def test_models_that_may_keep_something_and_few_tokens_are_left_to_all_cores_at_
 ) -> None:
     base = make_base(tmp_path / "known")
     model = made(base)
-    assert [count_for(model, 100, most) for most in (1, 2, 5, 50)] == [1, 2, 5, cores.MOST]
-    assert count_for(made(base, dora=True), 100, 4) == 1
-    assert count_for(made(make_base(tmp_path / "other", "modernbert"), targets=["Wqkv"]), 100, 4) == 1
+    assert pays(model, 8, 100, 2)
+    assert not pays(model, 8, 100, 1)
+    assert not pays(model, 1, 100, 2), "one core would have no row"
+    assert pays(model, cores.MOST, 100, 50)
+    assert not pays(model, cores.MOST - 1, 100, 50)
+    assert not pays(made(base, dora=True), 8, 100, 2)
+    assert not pays(made(make_base(tmp_path / "other", "modernbert"), targets=["Wqkv"]), 8, 100, 2)
     monkeypatch.setattr(cores, "FEWEST_TOKENS", 40)
-    assert [count_for(model, tokens, 4) for tokens in (10, 79, 80, 130)] == [1, 1, 2, 3]
+    assert [pays(model, 8, tokens, 2) for tokens in (79, 80)] == [False, True]
     assert can_train(model, 4)
     assert not can_train(made(base, attention_dropout=0.1), 4)
-    monkeypatch.setattr(cores, "GRADIENT_BYTES", 4 * 4 * 100)
-    assert not can_train(model, 4)
+    trained = sum(weight.numel() * weight.element_size() for weight in model.parameters() if weight.requires_grad)
+    monkeypatch.setattr(cores, "GRADIENT_BYTES", cores.MOST * trained)
+    assert can_train(model, 64)
+    monkeypatch.setattr(cores, "GRADIENT_BYTES", cores.MOST * trained - 1)
+    assert not can_train(model, 64)
 
 
 def test_dropout_that_draws_by_itself_is_not_trained_by_rows(tmp_path: Path) -> None:
@@ -189,8 +229,34 @@ def test_a_forked_child_has_threads_of_its_own(tmp_path: Path) -> None:
     alone = gradients(model, 2)["loss"]
     forked = os.fork()
     if not forked:
-        os._exit(0 if torch.equal(gradients(model, 2)["loss"], alone) else 1)
+        status = 1
+        try:
+            signal.alarm(60)
+            status = 0 if torch.equal(gradients(model, 2)["loss"], alone) else 2
+        finally:
+            os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(forked, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 6])
+def test_a_training_by_rows_ends_in_the_weights_of_one_that_shares_products(
+    at_once: int, tokens: TokensRecord, base: ResolvedBase, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = RECIPE.model_copy(update={"dropout": 0.0, "epochs": 1, "batch_size": 6, "learning_rate": 0.001})
+    plain = train._attempt
+
+    def without_dropout(*given: Any) -> Any:
+        monkeypatch.setattr(faster.CheapDropout, "forward", lambda own, values: values)
+        return plain(*given)
+
+    monkeypatch.setattr(train, "_attempt", without_dropout)
+    found = []
+    for threads in (1, 2):
+        place = home / f"{threads}"
+        monkeypatch.setattr(train, "pick_device", lambda threads=threads: Device("cpu", "float32", "asked for", threads=threads))
+        told = train.train(job(recipe, tokens, base, place, rows_at_once=at_once))
+        found.append((load_file(place / "made/adapter/adapter_model.safetensors"), told["training"]["epochs"][-1]["loss"]))
+    torch.testing.assert_close(found[1], found[0], rtol=1e-3, atol=1e-5)
 
 
 @pytest.fixture

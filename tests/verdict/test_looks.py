@@ -1,23 +1,28 @@
 """Looks at test are counted by contender, over runs and over data that grow."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from services.s3 import LocalS3
-from tasks.config import Gate
+from tasks.config import BakeoffConfig, Gate
 from tasks.data.examples import read_examples, write_examples
 from tasks.evaluation.scores import Evaluation
 from tasks.records import Approval, Arm, Champion, DatasetRecord, Decision
-from tasks.settings import Store
+from tasks.settings import Places, Settings, Store
 from tasks.store import StoreClient, connect
+from tasks.verdict import stage
 from tasks.verdict.looks import count_looks
 from tasks.verdict.report import approved, withheld
 from tasks.workspace import Workspace, digest
 from tests.evaluation.conftest import examples
 from tests.live import credentials
+from tests.places import NamedPlaces
 from tests.verdict.builders import contestant
 from tests.verdict.test_report import verdict
+
+ANY_KEYS = {"aws_access_key_id": "nobody", "aws_secret_access_key": "nothing", "region_name": "us-east-1"}
 
 
 def evaluation(name: str, arm: Arm = Arm.TUNED) -> Evaluation:
@@ -71,12 +76,43 @@ def test_a_fresh_home_knows_the_looks_at_the_rows_that_data_grew_from(dataset: D
         assert count_looks(Gate(), other, [evaluation(f"for {name}")], None, fresh, store).contenders == looks
 
 
-@pytest.mark.parametrize("body", [b"not JSON", b"[NaN]", b'["other rows"]'])
+def test_a_store_that_fails_fails_no_run_and_hears_of_the_looks_the_next_time(
+    dataset, workspace: Workspace, store: StoreClient, caplog: pytest.LogCaptureFixture
+):
+    gone = connect("ours", store.store.model_copy(update={"bucket": "no-such-bucket"}), ANY_KEYS)
+    assert count_looks(Gate(), dataset, [evaluation("lora")], None, workspace, gone).contenders == 1
+    assert "counted in this workspace alone, until the next run sends them" in caplog.text
+    assert count_looks(Gate(), dataset, [evaluation("head")], None, workspace, store).contenders == 2
+    assert len(store.listed("looks")) == 3
+
+
+def test_the_step_asks_the_store_that_the_bake_off_publishes_to_and_starts_no_embedded_one(
+    dataset, workspace: Workspace, store: StoreClient, monkeypatch: pytest.MonkeyPatch
+):
+    opened = []
+
+    def note(_: Places, name: str) -> StoreClient:
+        opened.append(name)
+        return store
+
+    monkeypatch.setattr(stage, "open_store", note)
+    settings = Settings(stores={"ours": store.store, "local": Store(bucket="bucket", service="s3")})
+    for name, asked in (("local", []), ("ours", ["ours"])):
+        config = BakeoffConfig.model_validate({"name": "b", "dataset": {"source": "rows.csv"}, "store": name})
+        counted = stage.looks.fn(config, dataset, [evaluation("lora")], None, NamedPlaces(settings), workspace)
+        assert (counted.contenders, opened) == (1, asked)
+
+
+ROWS = [b"not JSON", b"[NaN]", b'["other rows"]', b"[" * 100_000, b"5", b'[["a"]]']
+
+
+@pytest.mark.parametrize("body", ROWS)
 def test_rows_in_the_store_that_are_not_what_their_name_says_are_left_out(
     body: bytes, dataset: DatasetRecord, workspace: Workspace, store: StoreClient, caplog: pytest.LogCaptureFixture
 ):
-    store.write(store.key("looks", "e" * 64, "rows.json"), body)
-    store.write(store.key("looks", "e" * 64, "f.json"), b"{}")
+    name = digest(json.loads(body)) if body in ROWS[-2:] else "e" * 64  # its own, and no list of rows all the same
+    store.write(store.key("looks", name, "rows.json"), body)
+    store.write(store.key("looks", name, "f.json"), b"{}")
     store.write(store.key("looks", "no hash", "rows.json"), body)
     assert count_looks(Gate(), dataset, [evaluation("lora")], None, workspace, store).contenders == 1
     assert "is not the list of rows that its name says" in caplog.text
