@@ -2,8 +2,8 @@
 
     python -m benchmarks.cores
 
-MiniLM, LoRA on query and value, milliseconds of the wall's clock, lowest of seven, both ways in turns: a training step of four rows,
-and an evaluation of 16,384 tokens. In the dtype that a training takes here.
+MiniLM, LoRA on query and value, milliseconds of the wall's clock, lowest of seven, both ways in turns: a training step of four
+rows, and an evaluation of 16,384 tokens. In the dtype that a training takes here.
 """
 
 import os
