@@ -26,7 +26,7 @@ Batch = Mapping[str, Any]
 
 MOST = 8
 """Threads that compute rows; with more cores than that each has several."""
-FEWEST_TOKENS = 128
+FEWEST_TOKENS = 256
 """A thread with fewer spends its time on Python, which runs in one thread at a time."""
 GRADIENT_BYTES = 256 * 2**20
 """Each thread has gradients of its own: of all together at most so many."""
