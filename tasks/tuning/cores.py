@@ -1,4 +1,4 @@
-"""On the CPU cores share out rows, in place of sharing every product: threads of their own compute them, each with one core.
+"""On the CPU cores share out rows, in place of sharing every product: threads of their own compute them, each with its cores.
 
 Nothing then waits at each of a step's thousand operations for the slower core, and what a thread touches stays in its core's cache.
 Models of known kinds only, which keep nothing between two calls. Random numbers are drawn by each thread from a generator of its
