@@ -115,7 +115,7 @@ def terminal_progress() -> Iterator[None]:
         def hear(bar: Bar) -> None:
             if bar.title not in ids:
                 ids[bar.title] = shown.add_task(bar.title, total=bar.total, note="")
-            shown.update(ids[bar.title], completed=bar.done, note=bar.note, visible=not bar.finished)
+            shown.update(ids[bar.title], total=bar.total, completed=bar.done, note=bar.note, visible=not bar.finished)
 
         with listening(hear):
             yield

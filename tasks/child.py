@@ -329,6 +329,7 @@ def _follow(messages: Any) -> dict[str, Any] | None:
 def _show(stack: ExitStack, bars: dict[str, Bar], title: str, total: float, done: float, note: str, finished: bool) -> None:
     if title not in bars:
         bars[title] = stack.enter_context(progress(title, total))
+    bars[title].total = total  # a child may learn of it when it has begun
     bars[title].move(done, note)
     if finished:
         bars.pop(title)

@@ -75,6 +75,16 @@ class ClassWeights(StrEnum):
     """More for rare labels: each label's rows weigh as much as any other's."""
 
 
+OF_PAIRS = {"preferences", "most_pairs", "preference_epochs"}
+READS = {
+    Objective.SUPERVISED: set[str](),
+    Objective.SELF_SUPERVISED: {"corpus", "corpus_column", "corpus_rows", "corpus_epochs", "corpus_learning_rate", "masked"},
+    Objective.PREFERENCES: OF_PAIRS | {"preference_learning_rate", "beta"},
+    Objective.REINFORCEMENT: OF_PAIRS
+    | {"algorithm", "reinforce_steps", "reinforce_learning_rate", "group", "kl_weight", "kl_limit"},
+}
+"""Of `OBJECTIVES_OWN`, what each objective heeds."""
+
 LORA_SWITCHES = ("dora", "rslora", "quantized")
 ALL_LINEAR = "all-linear"
 """What PEFT calls all linear layers; the same as naming no target."""
@@ -201,6 +211,18 @@ class Tuned(Part):
         wrong = [name for name in LORA_SWITCHES if getattr(self, name)] if self.method is not Method.LORA else []
         if wrong:
             raise ValueError(f"tuned {self.name!r}: {wrong[0]} is a way of LoRA, but the method is {self.method}: set method: lora")
+        return self
+
+    @model_validator(mode="after")
+    def _objective_heeds_what_is_set(self) -> Self:
+        heard = {"objective"} | READS[self.objective]
+        unheard = [name for name in OBJECTIVES_OWN if name not in heard and getattr(self, name) != Tuned.model_fields[name].default]
+        if unheard:
+            wanted = " or ".join(objective for objective in Objective if unheard[0] in READS[objective])
+            raise ValueError(
+                f"tuned {self.name!r}: {unheard[0]} is for objective {wanted}, but the objective is {self.objective}: set "
+                f"objective, or remove {unheard[0]}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -64,7 +64,7 @@ class WritingPredictor:
 
         names = encode_completions(self.tokenizer, self.frame, self.labels)
         logits = label_logits(self.model, prompts, names, self.pad_id)
-        best, sure = logits.argmax(-1).tolist(), logits.softmax(-1).amax(-1).tolist()
+        best, sure = logits.argmax(-1).tolist(), (logits / self.spec.temperature).softmax(-1).amax(-1).tolist()
         return [
             Answer(
                 answer=self.labels[place], label=self.labels[place], probability=probability, input_tokens=len(prompt), logits=row

@@ -15,13 +15,14 @@ from tasks.workspace import Building, Stage, Workspace, link
 
 FURTHER = Stage(
     "further",
-    5,
+    6,
     (
         "tasks.tuning.further",
         "tasks.tuning.language.causal",
         "tasks.tuning.language.further",
         "tasks.tuning.language.pairs",
-        "tasks.tuning.language.whole",
+        "tasks.tuning.whole",
+        "tasks.tuning.memory",
         "tasks.tuning.checkpoints",
         "tasks.data.completions",
     ),
@@ -101,6 +102,7 @@ def _facts(tuned: Tuned, facts: TrainingFacts, outcome: dict[str, object], size:
         update={
             "objective": tuned.objective.value,
             "seconds": round(facts.seconds + float(outcome["seconds"]), 3),  # type: ignore[arg-type]
+            "peak_memory_bytes": max(facts.peak_memory_bytes, int(outcome["peak_memory_bytes"])),  # type: ignore[call-overload]
             "findings": [*found, *facts.findings],
             "watched": outcome["watched"],
             "publish_bytes": size,

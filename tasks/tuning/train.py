@@ -3,14 +3,10 @@
 A process of its own, since training takes signals, threads and memory, and may be killed for the last.
 """
 
-import gc
 import json
 import logging
 import os
-import resource
-import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,15 +17,13 @@ from tasks.bases import ResolvedBase
 from tasks.child import serve_child
 from tasks.config import LORA_SWITCHES, Method, Tuned
 from tasks.device import Device, pick_device
-from tasks.errors import MemoryRanOut, TrainingError
 from tasks.progress import progress
 from tasks.records import Finding, TrainingFacts
+from tasks.tuning.memory import peak_memory, within_memory
 from tasks.tuning.trial import Trial
 from tasks.workspace import write_durably
 
 logger = logging.getLogger(__name__)
-MEMORY = "memory.json"
-"""Beside the checkpoints: how many rows at once fit the memory, so that a resumed training takes as many."""
 FEW_STEPS = 100
 """Fewer leave a model half learned: on 160 rows of Rotten Tomatoes 30 steps gave .59 on dev, 60 steps .61, 120 steps .71."""
 
@@ -100,7 +94,9 @@ def train(request: dict[str, Any]) -> dict[str, Any]:
     few = few_steps(job.tuned, rows) if job.share == 1 else []  # a curve's parts are meant to be short
     for finding in few if together.is_first() and not job.trial else []:  # of a search's trials only the chosen one's is told
         logger.warning("train %s: %s", job.tuned.name, finding.message)
-    trainer, before, findings = _within_memory(job, device, tokenizer)
+    (trainer, before), findings = within_memory(
+        job.tuned, job.base, device, job.checkpoints, lambda rows: _attempt(job, device, tokenizer, rows), job.rows_at_once
+    )
     findings += few
     if trainer.pruned:
         put_back(trainer.model)
@@ -137,54 +133,6 @@ def as_before(folder: Path, device: Device) -> Device:
     return device
 
 
-def _within_memory(
-    job: Job, device: Device, tokenizer: Any, attempt: Callable[..., tuple[Any, list[str]]] | None = None
-) -> tuple[Any, list[str], list[Finding]]:
-    """Train; where memory runs out, again with fewer rows at once and as many more parts to a step.
-
-    Raises:
-        MemoryRanOut: of one process among several: all must begin again.
-        TrainingError: not even one row fits.
-    """
-    from tasks.tuning import together
-    from tasks.tuning.batches import out_of_memory
-
-    part = job.tuned.batch_size // together.size()
-    micro, findings = _known_memory(job, job.rows_at_once or part)
-    while True:
-        try:
-            return *(attempt or _attempt)(job, device, tokenizer, micro), findings
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            said = str(error).partition("\n")[0]
-        _free_memory()  # outside the `except`, which would hold on to the failed step's tensors
-        if micro == 1:
-            raise TrainingError(
-                f"training {job.tuned.name!r}: not even one row at once fits the memory of {device.name}; "
-                f"lower max_tokens ({job.tuned.max_tokens}), or choose a smaller base than {job.base.id} (torch said: {said})"
-            )
-        fewer = max(rows for rows in range(1, micro // 2 + 1) if part % rows == 0)
-        message = f"memory ran out with {micro} rows at once: now {fewer} at once, {part // fewer} parts to a step of {part} rows"
-        logger.warning("train %s: %s", job.tuned.name, message)
-        findings.append(Finding(kind="out_of_memory", count=micro, message=message))
-        micro = fewer
-        known = {"rows_at_once": micro, "findings": [finding.model_dump() for finding in findings]}
-        job.checkpoints.mkdir(parents=True, exist_ok=True)
-        write_durably(job.checkpoints / MEMORY, json.dumps(known))
-        if together.size() > 1:
-            raise MemoryRanOut(f"training {job.tuned.name!r}: {message}")
-
-
-def _known_memory(job: Job, rows: int) -> tuple[int, list[Finding]]:
-    """How many rows at once an earlier run came down to, and what it found; else `rows` and nothing."""
-    path = job.checkpoints / MEMORY
-    if not path.exists():
-        return rows, []
-    known = json.loads(path.read_text(encoding="utf-8"))
-    return min(known["rows_at_once"], rows), [Finding.model_validate(finding) for finding in known["findings"]]
-
-
 def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tuple[Any, list[str]]:
     """Train with so many rows at once: the trainer when it is done, and the samples' labels before training."""
     from datasets import Dataset
@@ -195,7 +143,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     from tasks.tuning.faster import compile_where_it_pays, hold_rounded, speed_up
     from tasks.tuning.kept import can_be_kept
     from tasks.tuning.methods import choose_weights, load_base
-    from tasks.tuning.trainer import LabelTrainer, Watch, arguments
+    from tasks.tuning.trainer import LabelTrainer, arguments
 
     tuned = job.tuned
     set_seed(tuned.seed)
@@ -218,9 +166,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     trainer.gives_up = job.trial.gives_up if job.trial else None
     steps = -(-len(train) // tuned.batch_size) * tuned.epochs
     compile_where_it_pays(model, steps)
-    with progress(f"train {tuned.name}", steps) as bar:
-        trainer.add_callback(Watch(trainer, bar, job.save_every_s))
-        trainer.resume()
+    trainer.run(f"train {tuned.name}", job.save_every_s)
     return trainer, before
 
 
@@ -326,7 +272,7 @@ def facts_of(
         dev_rows=dev_rows,
         seconds=round(seconds + trainer.seconds_before, 3),
         rows_per_second=round(rows / max(sum(epoch["seconds"] for epoch in epochs), 1e-9), 2),
-        peak_memory_bytes=_peak_memory(device),
+        peak_memory_bytes=peak_memory(device),
         batch_size=trainer.args.per_device_train_batch_size,
         findings=findings,
     )
@@ -367,23 +313,6 @@ def loss_facts(history: list[dict[str, float]], every: int, steps_an_epoch: int)
                 found.append({"epoch": round(last / steps_an_epoch, 4), "loss": round(total / (last - first), 4)})
                 total, first = 0.0, last
     return found
-
-
-def _peak_memory(device: Device) -> int:
-    """Bytes: the GPU's where there is one, else the process's."""
-    import torch
-
-    if device.name == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

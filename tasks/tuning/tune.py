@@ -27,7 +27,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    12,
+    13,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",
@@ -43,7 +43,8 @@ TRAIN = Stage(
         "tasks.tuning.checkpoints",
         "tasks.tuning.language.causal",
         "tasks.tuning.language.complete",
-        "tasks.tuning.language.whole",
+        "tasks.tuning.whole",
+        "tasks.tuning.memory",
         "tasks.tuning.calibration",
         "tasks.tuning.curves",
         "tasks.tuning.together",
@@ -115,10 +116,7 @@ def tune(
             "share": share,
             "trial": trial and trial.model_dump(mode="json"),
         }
-        if writes:
-            outcome = run_child("tasks.tuning.language.complete", request)
-        else:
-            outcome = _train(tuned, request, training or Training(), workspace, building)
+        outcome = _train(tuned, request, training or Training(), workspace, building, writes)
         facts = TrainingFacts.model_validate(outcome["training"])
         if outcome["pruned"]:
             for left in ("checkpoints", *(path.name for path in building.inprogress.glob("kept-*"))):
@@ -164,13 +162,16 @@ def _writing(tuned: Tuned, base: ResolvedBase, writes: bool) -> dict[str, Any]:
     return {"frame": frame.model_dump(mode="json"), "max_answer_tokens": tuned.max_answer_tokens}
 
 
-def _train(tuned: Tuned, request: dict[str, Any], training: Training, workspace: Workspace, building: Building) -> dict[str, Any]:
-    """What the child, or the first of several, answers. Where memory runs out in one of several, all begin again with less."""
+def _train(
+    tuned: Tuned, request: dict[str, Any], training: Training, workspace: Workspace, building: Building, writes: bool
+) -> dict[str, Any]:
+    """What the child, or the first of several, answers. Where memory runs out in one of several, all begin again with less. A model
+    that writes its answers is trained by one process."""
     environment = tracker_environment(training, workspace.root.parent, f"{tuned.name}-{building.fingerprint[:12]}")
-    processes = _processes(tuned, training)
+    module, processes = ("language.complete", 1) if writes else ("train", _processes(tuned, training))
     while True:
         try:
-            return dict(run_child("tasks.tuning.train", request | {"report_to": training.report_to}, environment, processes))
+            return dict(run_child(f"tasks.tuning.{module}", request | {"report_to": training.report_to}, environment, processes))
         except MemoryRanOut:
             logger.info("train %s: again from its newest checkpoint", tuned.name)
 
@@ -204,6 +205,7 @@ def _with_adaptation(facts: TrainingFacts, adapted: AdaptedRecord) -> TrainingFa
         update={
             "objective": Objective.SELF_SUPERVISED.value,
             "seconds": round(facts.seconds + adapted.seconds, 3),
+            "peak_memory_bytes": max(facts.peak_memory_bytes, adapted.peak_memory_bytes),
             "findings": found,
         }
     )

@@ -8,7 +8,7 @@ from tasks.bases import ResolvedBase
 from tasks.child import run_child
 from tasks.config import ClassWeights
 from tasks.records import TokensRecord
-from tasks.tuning.trainer import out_of_patience
+from tasks.tuning.whole import out_of_patience
 from tests.tuning.test_tune import RECIPE, adapter, job
 
 

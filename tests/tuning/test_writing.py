@@ -5,12 +5,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
 
 from serving.follower import check_answers
 from tasks.bases import ResolvedBase, resolve_base
-from tasks.config import BakeoffConfig, Kind, Method, Objective, Tuned
+from tasks.config import Algorithm, BakeoffConfig, Kind, Method, Objective, Tuned
 from tasks.contenders.loader import load_contender
 from tasks.contenders.writing import WritingPredictor
 from tasks.data.answers import same_text
@@ -168,23 +169,46 @@ def test_a_causal_model_names_labels_with_logits_for_each(dataset: DatasetRecord
     rows = read_examples(named, "test")
     answers = load_contender(made.folder, settings=_at(Settings(), causal)).predict(rows)
     assert all(answer.label in named.labels and len(answer.logits or []) == 2 for answer in answers)
+    assert made.training
+    assert made.training.calibration
+    spread = [np.array(answer.logits) / made.training.calibration.temperature for answer in answers]
+    assert [answer.probability for answer in answers] == pytest.approx([1 / np.exp(each - each.max()).sum() for each in spread])
     assert sum(answer.label == row.label for answer, row in zip(answers, rows, strict=True)) / len(rows) > 0.6
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize("objective", [Objective.PREFERENCES, Objective.REINFORCEMENT])
+@pytest.mark.parametrize(
+    ("objective", "more"),
+    [
+        (Objective.PREFERENCES, {}),
+        (Objective.PREFERENCES, {"preferences": "pairs.csv"}),
+        (Objective.REINFORCEMENT, {"reinforce_steps": 3, "algorithm": Algorithm.RLOO}),
+        (Objective.REINFORCEMENT, {"reinforce_steps": 3, "algorithm": Algorithm.GRPO}),
+    ],
+    ids=["preferences", "pairs of a file", "rloo", "grpo"],
+)
 def test_what_comes_after_the_supervised_step_ends_in_a_contender_without_pickled_weights(
-    objective: Objective, free: DatasetRecord, tokens: TokensRecord, causal: ResolvedBase, tmp_path: Path
+    objective: Objective,
+    more: dict[str, Any],
+    free: DatasetRecord,
+    tokens: TokensRecord,
+    causal: ResolvedBase,
+    tmp_path: Path,
 ) -> None:
-    tuned = RECIPE.model_copy(
-        update={"objective": objective, "epochs": 1, "learning_rate": 1e-3, "most_pairs": 24, "reinforce_steps": 3}
-    )
-    made = further(tuned, free, tokens, causal, Workspace(tmp_path), _at(Settings(), causal))
+    few = {"epochs": 1, "learning_rate": 1e-3, "most_pairs": 24}
+    tuned = RECIPE.model_copy(update={"objective": objective, **few, **more})
+    pairs = "".join(f"film {number},bright film,flat film\n" for number in range(10))
+    (tmp_path / "pairs.csv").write_text(f"prompt,chosen,rejected\n{pairs}")
+    settings = Settings(roots=[causal.path.parent, tmp_path])
+    made = further(tuned, free, tokens, causal, Workspace(tmp_path / "home"), settings)
     assert made.training
     assert made.training.objective == objective
     kinds = {finding.kind for finding in made.training.findings}
     assert kinds >= ({"preferences"} if objective is Objective.PREFERENCES else {"reward_model", "reinforcement"})
+    learned = next(finding for finding in made.training.findings if finding.kind in ("preferences", "reward_model"))
+    assert (learned.count == 8) is ("preferences" in more)  # of ten in the file two are held out
+    assert made.training.peak_memory_bytes > 0
     assert made.training.watched
     assert {path.suffix for path in made.folder.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".svg"}
     assert len(json.loads((made.folder / "curves.json").read_text())) > 1
@@ -235,7 +259,7 @@ def test_preferences_that_make_dev_worse_leave_the_supervised_weights_and_say_so
     scores = iter([0.5, after])
     monkeypatch.setattr(further_child, "_score", lambda *_: next(scores))
     pairs = [Pair(f"the film {number}", "bright film", "flat film") for number in range(8)]
-    findings, _ = further_child._prefer(desk, policy, pairs[2:], pairs[:2])
+    findings, _ = further_child._prefer(desk, policy, pairs[2:], pairs[:2], 8)
     kept = all(weight.equal(supervised[name]) for name, weight in trained_weights(policy).items())
     assert kept is (after < 0.5)
     assert any("the supervised step's weights were kept" in finding.message for finding in findings) is kept
@@ -297,6 +321,11 @@ def test_preferences_without_their_columns_are_refused(tmp_path: Path) -> None:
         ({"prompts": [{"name": "p", "technique": "log_probability"}]}, "technique log_probability needs labels"),
         ({"dataset": {"source": "a.csv"}, "tuned": [{"name": "t", "objective": "reinforcement"}]}, "set as_text: true"),
         ({"tuned": [{"name": "t", "objective": "preferences", "method": "full"}]}, "goes on from an adapter"),
+        ({"tuned": [{"name": "t", "beta": 0.2}]}, "beta is for objective preferences, but the objective is supervised"),
+        (
+            {"tuned": [{"name": "t", "corpus": "texts.csv"}]},
+            "corpus is for objective self_supervised, but the objective is supervised: set objective, or remove corpus",
+        ),
     ],
 )
 def test_what_free_text_does_not_allow_is_refused_at_the_door(changes: dict, said: str) -> None:  # type: ignore[type-arg]
@@ -316,7 +345,7 @@ def desk_of(base: ResolvedBase, folder: Path, **changes: Any) -> Desk:
     """At the rows in a folder; the supervised step is an adapter that changes nothing."""
     from tasks.tuning.language.causal import choose_weights, load_causal, store
 
-    tuned = RECIPE.model_copy(update={"most_pairs": 48} | changes)
+    tuned = RECIPE.model_copy(update={"objective": Objective.PREFERENCES, "most_pairs": 48} | changes)
     tokenizer = load_tokenizer(base.path).tokenizer
     vocabulary = len(tokenizer)
     model = choose_weights(load_causal(base.path, vocabulary, tokenizer.pad_token_id), tuned, base)

@@ -8,6 +8,7 @@ before it is new: the first steps teach that, and the loss before training says 
 """
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ from tasks.data.examples import split_path
 from tasks.records import DatasetRecord, Finding, Record
 from tasks.settings import Settings
 from tasks.tuning.language.corpus import FILE, find_corpus, write_texts
-from tasks.workspace import Building, Stage, Workspace
+from tasks.workspace import Building, Stage, Workspace, digest
 
 ADAPT = Stage(
     "adapt",
-    1,
-    ("tasks.tuning.language.adapt", "tasks.tuning.language.corpus", "tasks.tuning.language.whole", "tasks.tuning.checkpoints"),
+    2,
+    (
+        "tasks.tuning.language.adapt",
+        "tasks.tuning.language.corpus",
+        "tasks.tuning.whole",
+        "tasks.tuning.memory",
+        "tasks.tuning.checkpoints",
+    ),
 )
 MODEL = "model"
 RECIPE = {"corpus_column", "corpus_rows", "corpus_epochs", "corpus_learning_rate", "masked"}
-SHARED = {"batch_size", "weight_decay", "warmup", "max_tokens", "truncation_side", "seed"}
+SHARED = {"batch_size", "weight_decay", "warmup", "gradient_clipping", "max_tokens", "truncation_side", "seed"}
 
 
 class AdaptedRecord(Record):
@@ -42,6 +49,7 @@ class AdaptedRecord(Record):
     """On the dev rows' text, a token (for encoders: a masked one)."""
     loss_after: float
     seconds: float
+    peak_memory_bytes: int = 0
     findings: list[Finding] = []
 
 
@@ -56,6 +64,8 @@ class Job(BaseModel):
     dev: Path
     folder: Path
     checkpoints: Path
+    save_every_s: float = 60.0
+    """A checkpoint at least this often within an epoch."""
 
 
 def adapt(tuned: Tuned, dataset: DatasetRecord, base: ResolvedBase, settings: Settings, workspace: Workspace) -> AdaptedRecord:
@@ -100,22 +110,33 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
     from tasks.data.tokenize import load_tokenizer
     from tasks.device import pick_device
+    from tasks.tuning.memory import peak_memory, within_memory
     from tasks.tuning.quiet import quiet_libraries
     from tasks.tuning.train import as_before
 
     quiet_libraries()
-    set_seed(job.tuned.seed)
     device = as_before(job.checkpoints.parent, pick_device())
     tokenizer = load_tokenizer(job.base.path).tokenizer
-    model, kind, findings = load_for_text(job.base, tokenizer)
-    trainer = _trainer(job, model.to(device.name), kind, tokenizer, device)
-    before = _dev_loss(trainer)
-    trainer.run(f"adapt {job.tuned.name}")
-    after = _dev_loss(trainer)
-    _store(job, model, kind)
+
+    def attempt(rows: int) -> tuple[Any, str, float, float, list[Finding]]:
+        set_seed(job.tuned.seed)
+        model, kind, new = load_for_text(job.base, tokenizer)
+        trainer = _trainer(job, model.to(device.name), kind, tokenizer, device, rows)
+        before = _dev_loss(trainer)
+        trainer.run(f"adapt {job.tuned.name}", job.save_every_s)
+        return trainer, kind, before, _dev_loss(trainer), new
+
+    (trainer, kind, before, after, new), findings = within_memory(job.tuned, job.base, device, job.checkpoints, attempt)
+    _store(job, trainer.model, kind)
     load_tokenizer(job.base.path).tokenizer.save_pretrained(job.folder)
     made = AdaptedRecord(
-        kind=kind, texts=0, loss_before=before, loss_after=after, seconds=round(trainer.trained_s(), 3), findings=findings
+        kind=kind,
+        texts=0,
+        loss_before=before,
+        loss_after=after,
+        seconds=round(trainer.trained_s(), 3),
+        peak_memory_bytes=peak_memory(device),
+        findings=[*new, *findings],
     )
     return made.model_dump(mode="json")
 
@@ -150,14 +171,14 @@ def load_for_text(base: ResolvedBase, tokenizer: Any) -> tuple[Any, str, list[Fi
     return model, "masked" if masked else "causal", findings
 
 
-def _trainer(job: Job, model: Any, kind: str, tokenizer: Any, device: Any) -> Any:
+def _trainer(job: Job, model: Any, kind: str, tokenizer: Any, device: Any, micro_batch: int) -> Any:
     from datasets import load_dataset
     from transformers import DataCollatorForLanguageModeling, TrainingArguments
 
     from tasks.data.examples import input_text
     from tasks.data.tokenize import encode_texts
     from tasks.tuning.batches import LikeLengths
-    from tasks.tuning.language.whole import WholeTrainer, common
+    from tasks.tuning.whole import WholeTrainer, common, heed, on_one_device
 
     tuned = job.tuned
 
@@ -166,19 +187,23 @@ def _trainer(job: Job, model: Any, kind: str, tokenizer: Any, device: Any) -> An
         return rows.map(encode, batched=True, remove_columns=rows.column_names, load_from_cache_file=False, keep_in_memory=True)
 
     def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        heed()
         texts = batch["text"] if "text" in batch else [input_text(inputs) for inputs in batch["inputs"]]
         ids = encode_texts(tokenizer, texts, tuned.max_tokens, tuned.truncation_side).ids
-        return {"input_ids": ids, "length": [*map(len, ids)]}
+        return {"input_ids": ids, "length": [*map(len, ids)], "learned": ["text" in batch] * len(ids)}
 
     class AdaptTrainer(WholeTrainer):
         def _get_train_sampler(self, train_dataset: Any = None) -> LikeLengths:
-            return LikeLengths(self.train_dataset["length"][:], tuned.batch_size, tuned.seed)
+            self.order = LikeLengths(self.train_dataset["length"][:], tuned.batch_size, tuned.seed)
+            return self.order
 
     train, dev = read(job.texts), read(job.dev)
     given = TrainingArguments(
-        **common(device, job.checkpoints, tuned.seed),
-        per_device_train_batch_size=tuned.batch_size,
-        per_device_eval_batch_size=tuned.batch_size,
+        **common(tuned, device, job.checkpoints),
+        per_device_train_batch_size=micro_batch,
+        per_device_eval_batch_size=micro_batch,
+        gradient_accumulation_steps=tuned.batch_size // micro_batch,
+        max_grad_norm=tuned.gradient_clipping,
         learning_rate=tuned.corpus_learning_rate,
         num_train_epochs=tuned.corpus_epochs,
         weight_decay=tuned.weight_decay,
@@ -188,26 +213,33 @@ def _trainer(job: Job, model: Any, kind: str, tokenizer: Any, device: Any) -> An
     )
     trainer = AdaptTrainer(
         model=model,
-        args=given,
+        args=on_one_device(given),
         train_dataset=train,
         eval_dataset=dev,
-        data_collator=_collator(DataCollatorForLanguageModeling(tokenizer, mlm=kind == "masked", mlm_probability=tuned.masked)),
     )
     trainer.set_up(tuned, device)
+    hide = DataCollatorForLanguageModeling(tokenizer, mlm=kind == "masked", mlm_probability=tuned.masked)
+    trainer.data_collator = _collator(hide, tuned.seed, lambda: trainer.order.epoch)
     return trainer
 
 
-def _collator(inner: Any) -> Any:
-    return lambda rows: inner([{"input_ids": row["input_ids"]} for row in rows])
+def _collator(inner: Any, seed: int, epoch: Callable[[], int]) -> Any:
+    """Batches whose masks follow from their texts, the epoch and the seed. A loader makes a batch before the step ahead of it is
+    done, so that with the run's own chance one that goes on would have other masks."""
+    import torch
+
+    def batch(rows: list[dict[str, Any]]) -> Any:
+        ids = [list(row["input_ids"]) for row in rows]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(digest([seed, epoch() if rows[0]["learned"] else None, ids])[:15], 16))
+            return inner([{"input_ids": each} for each in ids])
+
+    return batch
 
 
 def _dev_loss(trainer: Any) -> float:
-    """A token's loss on the dev rows' text; the same tokens are masked each time, and the run's own chance is left alone."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return float(trainer.evaluate()["eval_loss"])
+    """A token's loss on the dev rows' text; the same tokens are masked each time."""
+    return float(trainer.evaluate()["eval_loss"])
 
 
 def _store(job: Job, model: Any, kind: str) -> None:
@@ -227,4 +259,4 @@ def _store(job: Job, model: Any, kind: str) -> None:
 
 
 if __name__ == "__main__":
-    serve_child(run)
+    serve_child(run, graceful=True)

@@ -10,7 +10,7 @@ weights that were best on dev are kept, those of the supervised step where nothi
 import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,13 @@ from tasks.errors import BadData
 from tasks.progress import progress
 from tasks.records import Example, Finding
 from tasks.tuning.language.pairs import FILE, Pair, load_pairs, split_pairs, write_pairs
+from tasks.tuning.memory import largest_divisor, peak_memory, within_memory
 from tasks.tuning.train import as_before
 from tasks.workspace import write_durably
 
-BEST, LOOKS, REWARD = "best.safetensors", "looks.json", "reward"
+LOOKS, REWARD = "looks.json", "reward"
+AT_ONCE = 8
+"""Pairs at once, at most; a step's others follow in further parts."""
 ROWS_LOOKED_AT = 32
 """Dev rows that are answered at each look."""
 LOOKS_A_RUN = 10
@@ -55,6 +58,8 @@ class Job(BaseModel):
     folder: Path
     work: Path
     """Grows, and is found again after a kill."""
+    save_every_s: float = 60.0
+    """A checkpoint at least this often."""
 
 
 class Desk:
@@ -102,21 +107,26 @@ class Desk:
             job.supervised, self.tuned.method, job.base.path, job.vocabulary, self.tokenizer.pad_token_id, trainable=True
         )
 
-    def say(self, model: Any, rows: Sequence[Example]) -> list[str]:
-        """The model's likeliest answers, found as the contender finds them: where there are labels, one of their names."""
+    def say(self, model: Any, rows: Sequence[Example], told: Callable[[int], None] = lambda rows: None) -> list[str]:
+        """The model's likeliest answers, found as the contender finds them: where there are labels, one of their names.
+
+        Args:
+            told: hears of rows that are done.
+        """
         from tasks.data.examples import input_text
         from tasks.tuning.language.causal import label_logits, write_answers
 
-        prompts, labels = self.prompts([input_text(row.inputs) for row in rows]), self.job.labels
+        prompts = self.prompts([input_text(row.inputs) for row in rows])
+        labels, pad_id = self.job.labels, self.tokenizer.pad_token_id
         if labels:
-            best = label_logits(model, prompts, self.answers(labels), self.tokenizer.pad_token_id).argmax(-1).tolist()
+            best = label_logits(model, prompts, self.answers(labels), pad_id, told).argmax(-1).tolist()
             return [labels[place] for place in best]
-        ids = write_answers(model, prompts, self.frame.end, self.tokenizer.pad_token_id, self.longest_answer)
+        ids = write_answers(model, prompts, self.frame.end, pad_id, self.longest_answer, told)
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """A `Job` in; `seconds`, `findings` and `watched` (a line a look) out."""
+    """A `Job` in; `seconds`, `findings`, `watched` (a line a look) and `peak_memory_bytes` out."""
     job = Job.model_validate(request)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
     from transformers import set_seed
@@ -125,21 +135,31 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     from tasks.tuning.quiet import quiet_libraries
 
     quiet_libraries()
-    set_seed(job.tuned.seed)
-    started = time.perf_counter()
+    tuned, started = job.tuned, time.perf_counter()
     desk = Desk(job)
     job.work.mkdir(parents=True, exist_ok=True)
+    set_seed(tuned.seed)
     learned, held = split_pairs(_pairs(desk))
-    policy = desk.policy().to(desk.device.name)
-    if job.tuned.objective is Objective.PREFERENCES:
-        findings, watched = _prefer(desk, policy, learned, held)
-    else:
-        reward, findings = _reward_model(desk, learned, held)
-        more, watched = _reinforce(desk, policy, reward)
-        findings += more
-    store(policy, job.tuned, job.base, job.folder)
-    seconds = round(time.perf_counter() - started, 3)
-    return {"seconds": seconds, "findings": [each.model_dump() for each in findings], "watched": watched}
+
+    def attempt(rows: int) -> tuple[Any, list[Finding], list[dict[str, float]]]:
+        set_seed(tuned.seed)  # anew, whether or not the pairs were made just now
+        if tuned.objective is Objective.PREFERENCES:
+            policy = desk.policy().to(desk.device.name)
+            return policy, *_prefer(desk, policy, learned, held, rows)
+        reward, findings = _reward_model(desk, learned, held, rows)
+        policy = desk.policy().to(desk.device.name)
+        more, watched = _reinforce(desk, policy, reward, rows)
+        return policy, findings + more, watched
+
+    at_once = largest_divisor(tuned.batch_size, AT_ONCE)
+    (policy, findings, watched), memory = within_memory(tuned, job.base, desk.device, job.work, attempt, at_once)
+    store(policy, tuned, job.base, job.folder)
+    return {
+        "seconds": round(time.perf_counter() - started, 3),
+        "findings": [each.model_dump() for each in findings + memory],
+        "watched": watched,
+        "peak_memory_bytes": peak_memory(desk.device),
+    }
 
 
 def _by_hash(rows: Iterable[Example]) -> list[Example]:
@@ -171,6 +191,7 @@ def sample_pairs(desk: Desk) -> list[Pair]:
 
     from tasks.data.examples import input_text
     from tasks.tuning.language.causal import pad_left
+    from tasks.tuning.whole import heed
 
     model = desk.policy().to(desk.device.name).eval()
     how = GenerationConfig(
@@ -184,6 +205,7 @@ def sample_pairs(desk: Desk) -> list[Pair]:
     found: dict[Pair, None] = {}
     with torch.inference_mode(), progress(f"sample pairs {desk.tuned.name}", desk.tuned.most_pairs) as bar:
         for start in range(0, len(desk.train), 8):
+            heed()
             rows = desk.train[start : start + 8]
             texts = [input_text(row.inputs) for row in rows]
             given = pad_left(desk.prompts(texts), desk.tokenizer.pad_token_id, model.device)
@@ -206,13 +228,15 @@ def sample_pairs(desk: Desk) -> list[Pair]:
     return pairs
 
 
-def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pair]) -> tuple[list[Finding], list[dict[str, float]]]:
+def _prefer(
+    desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pair], rows: int
+) -> tuple[list[Finding], list[dict[str, float]]]:
     """DPO: the chosen answers become likelier than the rejected ones, beside the reference. Where dev's rows are then
     answered worse, the supervised step's weights are put back."""
     from trl import DPOConfig, DPOTrainer
 
-    from tasks.tuning.language.whole import Whole, common
     from tasks.tuning.methods import set_weights, trained_weights
+    from tasks.tuning.whole import Whole, common, on_one_device
 
     class Preferring(Whole, DPOTrainer):  # type: ignore[misc,unused-ignore]
         def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
@@ -220,22 +244,27 @@ def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pai
 
     tuned = desk.tuned
     given = DPOConfig(
-        **common(desk.device, desk.job.work / "policy", tuned.seed),
+        **common(tuned, desk.device, desk.job.work / "policy"),
         **_trl(desk),
+        **_in_parts(tuned.batch_size, rows),
         beta=tuned.beta,
         max_length=None,
-        per_device_train_batch_size=min(tuned.batch_size, 8),
-        per_device_eval_batch_size=min(tuned.batch_size, 8),
         learning_rate=tuned.preference_learning_rate,
         num_train_epochs=tuned.preference_epochs,
         logging_steps=1,
         eval_strategy="no",
     )
     data = desk.dataset(learned, with_prompt=False), desk.dataset(held, with_prompt=False)
-    trainer = Preferring(model=policy, args=given, train_dataset=data[0], eval_dataset=data[1], processing_class=desk.tokenizer)
+    trainer = Preferring(
+        model=policy,
+        args=on_one_device(given),
+        train_dataset=data[0],
+        eval_dataset=data[1],
+        processing_class=desk.tokenizer,
+    )
     trainer.set_up(tuned, desk.device)
     before, supervised = _score(desk, policy), {name: weight.clone() for name, weight in trained_weights(policy).items()}
-    trainer.run(f"prefer {tuned.name}")
+    trainer.run(f"prefer {tuned.name}", desk.job.save_every_s)
     ranked = float(trainer.evaluate()["eval_rewards/accuracies"])
     after = _score(desk, policy)
     message = (
@@ -252,12 +281,12 @@ def _prefer(desk: Desk, policy: Any, learned: Sequence[Pair], held: Sequence[Pai
     return found, watched
 
 
-def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair]) -> tuple[Any, list[Finding]]:
+def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair], rows: int) -> tuple[Any, list[Finding]]:
     """A model with one output, which ranks the chosen answers above the rejected; LoRA on the same base."""
     from trl import RewardConfig, RewardTrainer
 
-    from tasks.tuning.language.whole import Whole, common
     from tasks.tuning.methods import choose_weights, load_base
+    from tasks.tuning.whole import Whole, common, on_one_device
 
     class Ranking(Whole, RewardTrainer):  # type: ignore[misc,unused-ignore]
         pass
@@ -266,20 +295,25 @@ def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair]) -> 
     model = load_base(desk.job.base.path, [REWARD], desk.job.vocabulary, desk.tokenizer.pad_token_id)
     model = choose_weights(model, tuned, desk.job.base).to(desk.device.name)
     given = RewardConfig(
-        **common(desk.device, desk.job.work / REWARD, tuned.seed),
+        **common(tuned, desk.device, desk.job.work / REWARD),
         **_trl(desk),
+        **_in_parts(tuned.batch_size, rows),
         max_length=None,
-        per_device_train_batch_size=min(tuned.batch_size, 8),
-        per_device_eval_batch_size=min(tuned.batch_size, 8),
         learning_rate=tuned.learning_rate,
         num_train_epochs=tuned.preference_epochs,
         logging_steps=1,
         eval_strategy="no",
     )
     data = desk.dataset(learned, with_prompt=True), desk.dataset(held, with_prompt=True)
-    trainer = Ranking(model=model, args=given, train_dataset=data[0], eval_dataset=data[1], processing_class=desk.tokenizer)
+    trainer = Ranking(
+        model=model,
+        args=on_one_device(given),
+        train_dataset=data[0],
+        eval_dataset=data[1],
+        processing_class=desk.tokenizer,
+    )
     trainer.set_up(tuned, desk.device)
-    trainer.run(f"reward model {tuned.name}")
+    trainer.run(f"reward model {tuned.name}", desk.job.save_every_s)
     ranked = float(trainer.evaluate()["eval_accuracy"])
     message = (
         f"reward model: {len(learned)} pairs learned; it ranks {100 * ranked:.0f} % of {len(held)} held-out pairs as preferred"
@@ -287,13 +321,13 @@ def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair]) -> 
     return model.eval(), [Finding(kind="reward_model", count=len(learned), message=message)]
 
 
-def _reinforce(desk: Desk, policy: Any, reward_model: Any) -> tuple[list[Finding], list[dict[str, float]]]:
+def _reinforce(desk: Desk, policy: Any, reward_model: Any, rows: int) -> tuple[list[Finding], list[dict[str, float]]]:
     """Answers that the reward model likes become likelier, while the KL to the supervised model is charged."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     from tasks.data.examples import input_text
-    from tasks.tuning.language.whole import Whole, common
+    from tasks.tuning.whole import Whole, common, on_one_device
 
     rloo = desk.tuned.algorithm is Algorithm.RLOO
     config, base = (RLOOConfig, RLOOTrainer) if rloo else (GRPOConfig, GRPOTrainer)
@@ -302,15 +336,20 @@ def _reinforce(desk: Desk, policy: Any, reward_model: Any) -> tuple[list[Finding
         def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return desk.prompts(prompts), None, {}
 
+        def is_over(self, state: Any) -> bool:
+            watch.catch_up(state)
+            return bool(watch.stopped) or state.global_step >= state.max_steps
+
     tuned, every = desk.tuned, max(1, desk.tuned.reinforce_steps // LOOKS_A_RUN)
+    answers, whole = 2 * desk.tuned.group, largest_divisor(desk.tuned.batch_size, AT_ONCE)
     given = config(
-        **(common(desk.device, desk.job.work / "policy", tuned.seed) | {"save_strategy": "steps", "save_steps": every}),
+        **(common(tuned, desk.device, desk.job.work / "policy") | {"save_strategy": "steps", "save_steps": every}),
         **_trl(desk),
+        **_in_parts(answers, largest_divisor(answers, answers * rows // whole)),
         max_steps=tuned.reinforce_steps,
         learning_rate=tuned.reinforce_learning_rate,
         beta=tuned.kl_weight,
         num_generations=tuned.group,
-        per_device_train_batch_size=2 * tuned.group,
         max_completion_length=desk.longest_answer,
         disable_dropout=True,  # it would be counted in the KL
         logging_steps=1,
@@ -319,12 +358,17 @@ def _reinforce(desk: Desk, policy: Any, reward_model: Any) -> tuple[list[Finding
     def rewarded(prompts: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
         return score_answers(desk, reward_model, prompts, completion_ids)
 
-    rows = Dataset.from_dict({"prompt": [input_text(row.inputs) for row in desk.train]})
-    trainer = Reinforcing(model=policy, reward_funcs=[rewarded], args=given, train_dataset=rows, processing_class=desk.tokenizer)
+    trainer = Reinforcing(
+        model=policy,
+        reward_funcs=[rewarded],
+        args=on_one_device(given),
+        train_dataset=Dataset.from_dict({"prompt": [input_text(row.inputs) for row in desk.train]}),
+        processing_class=desk.tokenizer,
+    )
     trainer.set_up(tuned, desk.device)
-    watch = _watch(desk, policy, reward_model, trainer, every)
+    watch = _watch(desk, policy, reward_model, every)
     trainer.add_callback(watch)
-    trainer.run(f"reinforce {tuned.name}")
+    trainer.run(f"reinforce {tuned.name}", desk.job.save_every_s)
     return watch.close(), watch.looks
 
 
@@ -356,10 +400,11 @@ def alarm(looks: Sequence[dict[str, float]], kl_limit: float) -> str:
     return ""
 
 
-def _watch(desk: Desk, policy: Any, reward_model: Any, trainer: Any, every: int) -> Any:
+def _watch(desk: Desk, policy: Any, reward_model: Any, every: int) -> Any:
     from safetensors.torch import load_file, save_file
     from transformers import TrainerCallback
 
+    from tasks.child import told_to_stop
     from tasks.data.examples import input_text
     from tasks.tuning.methods import set_weights, trained_weights
 
@@ -369,49 +414,55 @@ def _watch(desk: Desk, policy: Any, reward_model: Any, trainer: Any, every: int)
         def __init__(self) -> None:
             self.path = desk.job.work / LOOKS
             self.looks: list[dict[str, float]] = json.loads(self.path.read_text()) if self.path.exists() else []
-            self.seen: list[tuple[float, float]] = []
             self.stopped = ""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.looks = [look for look in self.looks if look["step"] <= state.global_step]
-            if not self.looks:
-                self.look(0)
+            self.catch_up(state)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if logs and "reward" in logs:
-                self.seen.append((float(logs["reward"]), float(logs.get("kl") or 0.0)))
-            if self.seen and (state.global_step % every == 0 or state.global_step == state.max_steps):
-                self.look(state.global_step)
-                self.stopped = alarm(self.looks, desk.tuned.kl_limit)
-                if self.stopped:
-                    control.should_training_stop = True
+            if logs and "reward" in logs and not told_to_stop.is_set():  # else the look is made up for when the run goes on
+                self.catch_up(state)
+                control.should_training_stop = control.should_training_stop or bool(self.stopped)
 
-        def look(self, step: int) -> None:
+        def catch_up(self, state: Any) -> None:
+            """The look that is due at this step, where it was not had yet."""
+            step = state.global_step
+            self.looks = [look for look in self.looks if look["step"] <= step]
+            due = step % every == 0 or step == state.max_steps
+            if due and (not self.looks or self.looks[-1]["step"] < step):
+                self.look(state)
+            self.stopped = alarm(self.looks, desk.tuned.kl_limit)
+
+        def best(self) -> dict[str, float]:
+            return max(self.looks, key=lambda look: (look["score"], look["held_out_reward"]))
+
+        def weights(self, look: dict[str, float]) -> Path:
+            return desk.job.work / f"best-{look['step']:.0f}.safetensors"
+
+        def look(self, state: Any) -> None:
             said = desk.say(policy, desk.dev)
             right = [row.label is not None and same_text(text, row.label) for row, text in zip(desk.dev, said, strict=True)]
             words = score_answers(desk, reward_model, [input_text(row.inputs) for row in desk.dev], desk.answers(said))
-            rewards, kls = zip(*self.seen, strict=True) if self.seen else ((0.0,), (0.0,))
+            last = self.looks[-1]["step"] if self.looks else -1
+            seen = [entry for entry in state.log_history if "reward" in entry and entry["step"] > last]
             self.looks.append(
                 {
-                    "step": step,
-                    "reward": round(sum(rewards) / len(rewards), 5),
-                    "kl": round(sum(kls) / len(kls), 6),
-                    "score": round(sum(right) / len(right), 5),
-                    "held_out_reward": round(sum(words) / len(words), 5),
+                    "step": state.global_step,
+                    "reward": round(_mean([entry["reward"] for entry in seen]), 5),
+                    "kl": round(_mean([entry.get("kl") or 0.0 for entry in seen]), 6),
+                    "score": round(_mean(right), 5),
+                    "held_out_reward": round(_mean(words), 5),
                 }
             )
-            self.seen = []
-            best = max(self.looks, key=lambda look: (look["score"], look["held_out_reward"]))
-            if best is self.looks[-1]:
-                save_file(trained_weights(policy), desk.job.work / BEST)
+            if self.best() is self.looks[-1]:
+                save_file(trained_weights(policy), self.weights(self.looks[-1]))
             write_durably(self.path, json.dumps(self.looks))
             policy.train()
 
         def close(self) -> list[Finding]:
             """Put the best weights in place, and say what was seen."""
-            set_weights(policy, load_file(desk.job.work / BEST), str(desk.job.work / BEST))
-            first, last = self.looks[0], self.looks[-1]
-            best = max(self.looks, key=lambda look: (look["score"], look["held_out_reward"]))
+            first, last, best = self.looks[0], self.looks[-1], self.best()
+            set_weights(policy, load_file(self.weights(best)), str(self.weights(best)))
             message = (
                 f"{desk.tuned.algorithm}: {last['step']:.0f} steps; held-out reward {first['held_out_reward']:.3f} to "
                 f"{last['held_out_reward']:.3f}, right on dev {100 * first['score']:.0f} to {100 * last['score']:.0f} %, "
@@ -428,14 +479,27 @@ def _watch(desk: Desk, policy: Any, reward_model: Any, trainer: Any, every: int)
 
 def _score(desk: Desk, model: Any) -> float:
     """Share of the dev rows looked at that are answered rightly."""
-    said = desk.say(model, desk.dev)
-    return sum(row.label is not None and same_text(text, row.label) for row, text in zip(desk.dev, said, strict=True)) / len(said)
+    from tasks.tuning.whole import heed
+
+    said = desk.say(model, desk.dev, heed)
+    return _mean([row.label is not None and same_text(text, row.label) for row, text in zip(desk.dev, said, strict=True)])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _in_parts(whole: int, rows: int) -> dict[str, int]:
+    """So many rows to a step, `rows` of them at once."""
+    return {"per_device_train_batch_size": rows, "per_device_eval_batch_size": rows, "gradient_accumulation_steps": whole // rows}
 
 
 def _trl(desk: Desk) -> dict[str, Any]:
-    """What TRL would set otherwise than this room does: our autocast chooses the type, and small models need no checkpointing."""
-    return {"bf16": False, "gradient_checkpointing": False, "weight_decay": desk.tuned.weight_decay}
+    """What every trainer of TRL's is given, and what it would set otherwise than this room does: our autocast chooses the type, and
+    small models need no checkpointing."""
+    recipe = {"weight_decay": desk.tuned.weight_decay, "max_grad_norm": desk.tuned.gradient_clipping}
+    return {"bf16": False, "gradient_checkpointing": False, **recipe}
 
 
 if __name__ == "__main__":
-    serve_child(run)
+    serve_child(run, graceful=True)
