@@ -75,6 +75,9 @@ def told() -> Iterator[None]:
     help=f"What a pool's runs are: {', '.join(TYPES)}. `process` where nothing is said.",
 )
 @click.option("--image", default=IMAGE, show_default=True, help="What containers are made of (types docker and kubernetes).")
+@click.option(
+    "--data-claim", default="", metavar="NAME", help="A volume claim whose files runs see as /data, read-only (type kubernetes)."
+)
 @click.pass_context
 def main(
     context: click.Context,
@@ -84,6 +87,7 @@ def main(
     notify: tuple[str, ...],
     types: tuple[str, ...],
     image: str,
+    data_claim: str,
 ) -> None:
     """Register the flows on the work pools of the Prefect server that PREFECT_API_URL names, and what starts dead runs again.
 
@@ -96,7 +100,7 @@ def main(
 
         active = [pool for pool in nightly if pool != "none"]
         chosen = dict(_pair(each) for each in types)
-        registered = register(load_config(config), active, timezone, chosen, image, notify)
+        registered = register(load_config(config), active, timezone, chosen, image, notify, data_claim)
     for name in registered.names:
         pool = name.removeprefix("retrain/").removesuffix("-nightly")
         click.echo(f"{name}: {'on' if pool in nightly else 'off'}" if name.endswith("-nightly") else name)

@@ -6,7 +6,7 @@ set: the folders that may be read, the places behind names, the program.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -25,10 +25,12 @@ TYPES = ("process", "docker", "kubernetes")
 IMAGE = "bakeoff:latest"
 """What containers are made of where nobody names another image."""
 AT_ONCE = 8
-"""Runs at once on a pool: prompt work goes on while a model trains, and a run can wait for another one. Trainings take turns by
+"""Runs at once on a new pool: prompt work goes on while a model trains, and a run can wait for another one. Trainings take turns by
 themselves (`tasks/turns.py`)."""
 GPU_KEYS = ("device_requests", "nvidia.com/gpu")
 """What only the pool `gpu` asks for, or bears: as a key, or as what a toleration is for."""
+DATA = ("data",)
+"""The volume of rows, which a job has where a claim is named: one that is not there would leave every pod Pending."""
 POOLS: Mapping[str, str] = {
     "gpu": "Machines with an NVIDIA GPU.",
     "apple-silicon": "Macs with Apple silicon.",
@@ -37,8 +39,11 @@ POOLS: Mapping[str, str] = {
 """The pools by name, each with its description."""
 
 
-def job_template(pool: str, kind: str = "process", image: str = IMAGE) -> dict[str, Any]:
+def job_template(pool: str, kind: str = "process", image: str = IMAGE, data_claim: str = "") -> dict[str, Any]:
     """The base job template of a pool, as its type has it.
+
+    Args:
+        data_claim: of type `kubernetes`: the claim whose files jobs see as `/data`; empty mounts nothing there.
 
     Raises:
         BadConfig: there is no such pool or type, or containers cannot reach what the pool is for.
@@ -49,8 +54,9 @@ def job_template(pool: str, kind: str = "process", image: str = IMAGE) -> dict[s
     if pool == "apple-silicon" and kind != "process":
         raise BadConfig(f"--type {pool}={kind}: containers cannot reach Apple's GPU; the type of {pool} is always process")
     text = (TEMPLATES / f"{kind}.yaml").read_text(encoding="utf-8")
-    template: dict[str, Any] = yaml.safe_load(Template(text).substitute(image=image))
-    return template if pool == "gpu" else _without_gpu(template)
+    template: dict[str, Any] = yaml.safe_load(Template(text).substitute(image=image, data_claim=data_claim))
+    left_out = (*(() if pool == "gpu" else GPU_KEYS), *(() if data_claim else DATA))
+    return dict(_without(template, left_out))
 
 
 def types_of(given: Mapping[str, str]) -> dict[str, str]:
@@ -66,8 +72,9 @@ def refuse_unknown(pool: str) -> None:
         raise BadConfig(f"there is no work pool {pool!r}: the pools are {', '.join(POOLS)}")
 
 
-def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", image: str = IMAGE) -> None:
-    """Make a work pool, or bring the one that is there to what is declared. Whether it is paused stays as it is.
+def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", image: str = IMAGE, data_claim: str = "") -> None:
+    """Make a work pool, or bring the one that is there to what is declared. What the operator sets on the server stays as it is:
+    whether it is paused, and how many runs it takes at once.
 
     Raises:
         BadConfig: a pool of this name has another type.
@@ -75,12 +82,11 @@ def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", im
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
 
-    template = job_template(name, kind, image)
-    declared: dict[str, Any] = {"description": POOLS[name], "base_job_template": template, "concurrency_limit": AT_ONCE}
+    declared: dict[str, Any] = {"description": POOLS[name], "base_job_template": job_template(name, kind, image, data_claim)}
     try:
         found = client.read_work_pool(name)
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=name, type=kind, **declared))
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, concurrency_limit=AT_ONCE, **declared))
         logger.info("work pool %s: created", name)
         return
     if found.type != kind:
@@ -92,9 +98,15 @@ def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", im
     logger.info("work pool %s: updated", name)
 
 
-def _without_gpu(part: Any) -> Any:
+def _without(part: Any, left_out: Collection[str]) -> Any:
+    """A part of a template without the keys, tolerations, volumes and mounts of these names."""
     if isinstance(part, dict):
-        return {key: _without_gpu(value) for key, value in part.items() if key not in GPU_KEYS}
+        return {key: _without(value, left_out) for key, value in part.items() if key not in left_out}
     if isinstance(part, list):
-        return [_without_gpu(each) for each in part if not (isinstance(each, dict) and each.get("key") in GPU_KEYS)]
+        return [_without(each, left_out) for each in part if not (isinstance(each, dict) and _named(each) & {*left_out})]
     return part
+
+
+def _named(item: Mapping[str, Any]) -> set[Any]:
+    """By what an item of a template is told from others: a toleration by its key, a volume or a mount by its name."""
+    return {item.get("key"), item.get("name")}

@@ -120,6 +120,7 @@ def register(
     types: Mapping[str, str] | None = None,
     image: str = IMAGE,
     notify: Collection[str] = (),
+    data_claim: str = "",
 ) -> Registered:
     """Make or update every work pool, deployment and automation on the server that `PREFECT_API_URL` names.
 
@@ -128,9 +129,10 @@ def register(
         types: of pools whose runs are no processes (`docker`, `kubernetes`).
         image: what their containers are made of.
         notify: blocks that people are told through; without any, those named before stay.
+        data_claim: in Kubernetes, the claim whose files jobs see as `/data`; empty mounts nothing there.
 
     Raises:
-        BadConfig: a pool, its type, the time zone or a block is unknown.
+        BadConfig: a pool, its type, the time zone or a block is unknown, or a claim is named that no pool's runs can see.
         MissingPart: no server is named, it does not answer, or it answers with an error.
     """
     import httpx
@@ -141,14 +143,16 @@ def register(
     for pool in nightly:
         refuse_unknown(pool)
     kinds = types_of(types or {})
+    if data_claim and "kubernetes" not in kinds.values():
+        raise BadConfig(f"--data-claim {data_claim} is for Kubernetes jobs, but no pool has them: add --type gpu=kubernetes")
     for pool, kind in kinds.items():
-        job_template(pool, kind, image)  # what is wrong is said before anything is changed
+        job_template(pool, kind, image, data_claim)  # what is wrong is said before anything is changed
     declared = [each for pool in POOLS for each in declare(pool, config, pool in nightly, timezone)]
     try:
         with get_client(sync_client=True) as client:
             blocks = [find_block(client, name) for name in notify]
             for pool, kind in kinds.items():
-                apply_pool(client, pool, kind, image)
+                apply_pool(client, pool, kind, image, data_claim)
             ids = _apply(client, declared)
             _unschedule(client, [ids[f"retrain/{pool}"] for pool in POOLS])
             for automation in [*recovery(), *(notifications(blocks) if blocks else [])]:

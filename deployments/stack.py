@@ -11,6 +11,7 @@ waited for, and what one left running that was killed is ended, before another o
 """
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -31,6 +32,7 @@ import psutil
 
 from tasks.child import GRACE_S
 from tasks.errors import MissingPart
+from tasks.settings import PREFIX
 
 LONGEST_SOCKET = 100
 """Bytes of a Unix socket's path that every system takes."""
@@ -93,18 +95,26 @@ class Stack:
         python = (sys.executable, "-P", "-m")  # -P: no module of the working folder
         home = ("PREFECT_HOME", str(self.home / "prefect"))
         server = (*SERVER.items(), home, ("PREFECT_SERVER_API_HOST", "127.0.0.1"), ("PREFECT_SERVER_API_PORT", str(self.port)))
-        ours = [("PREFECT_API_URL", self.api), home, ("BAKEOFF_HOME", str(self.home))]
-        ours += [("BAKEOFF_SETTINGS", str(self.settings))] if self.settings else []
-        ours += [("BAKEOFF_ROOTS", os.pathsep.join(map(str, self.roots)))] if self.roots else []
+        ours = (("PREFECT_API_URL", self.api), home, *self._told())
         workers = [
-            Program(f"worker-{pool}", (*python, "deployments", "worker", pool), 30, int(GRACE_S) + 35, tuple(ours))
-            for pool in self.pools
+            Program(f"worker-{pool}", (*python, "deployments", "worker", pool), 30, int(GRACE_S) + 35, ours) for pool in self.pools
         ]
         return [
             Program("server", (*python, "prefect", "server", "start"), 10, 30, server),
-            Program("services", (*python, "deployments.hold"), 20, 30, tuple(ours)),
+            Program("services", (*python, "deployments.hold"), 20, 30, ours),
             *workers,
         ]
+
+    def environment(self) -> dict[str, str]:
+        """Bakeoff's variables, as the programs would have them if they were started now."""
+        return _bakeoffs(os.environ) | dict(self._told())
+
+    def _told(self) -> list[tuple[str, str]]:
+        """Bakeoff's variables that the programs are given, over those that they inherit."""
+        told = [("BAKEOFF_HOME", str(self.home))]
+        told += [("BAKEOFF_SETTINGS", str(self.settings))] if self.settings else []
+        told += [("BAKEOFF_ROOTS", os.pathsep.join(map(str, self.roots)))] if self.roots else []
+        return told
 
     def start(self) -> None:
         """Start the supervisor, which starts the programs and goes on by itself.
@@ -171,6 +181,22 @@ def states(home: Path) -> dict[str, dict[str, Any]]:
         return {each["name"]: each for each in _supervisor(home).getAllProcessInfo()}
     except (OSError, Fault):
         return {}
+
+
+def environment_of(home: Path) -> dict[str, str]:
+    """Bakeoff's variables, as the programs that run for this home have them, those that are started again too: what the supervisor
+    was started with, and over it what stands in its configuration."""
+    inherited: Mapping[str, str] = {}
+    with suppress(psutil.Error):  # it is ending
+        supervisor = supervisor_of(home)
+        inherited = supervisor.environ() if supervisor else {}
+    told = _written(home).get("services", {}).get("environment", "")
+    return _bakeoffs(inherited) | _bakeoffs(dict(re.findall(r'(\w+)="([^"]*)"', told)))
+
+
+def _bakeoffs(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those that are set to something."""
+    return {name: value for name, value in environment.items() if name.startswith(PREFIX) and value}
 
 
 def start_dead(home: Path) -> list[str]:

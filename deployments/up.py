@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from deployments.stack import DEAD, Stack, left_over, log_end, settle, start_dead, states, stop, supervisor_of
+from deployments.stack import DEAD, Stack, environment_of, left_over, log_end, settle, start_dead, states, stop, supervisor_of
 from deployments.wish import Wish, keep
 from services.keeper import wait_until_stopped
 from tasks.config import BakeoffConfig, load_config
@@ -22,6 +22,8 @@ PORT = 4200
 PORTS_TRIED = 50
 START_S = 180.0
 SERVICE_S = 10.0
+SAID = ("BAKEOFF_ROOTS", "BAKEOFF_SETTINGS")
+"""Variables whose values a message may repeat; in another one's, such as an endpoint's address, a password may stand."""
 
 
 def up(wish: Wish, port: int | None = None) -> Stack:
@@ -31,7 +33,8 @@ def up(wish: Wish, port: int | None = None) -> Stack:
         port: the server's; None takes the last one of this home, or the first free one from 4200 on.
 
     Raises:
-        BadConfig: the port is taken, the config cannot be read, or it names an endpoint or a store that the settings do not know.
+        BadConfig: the port is taken, the config cannot be read, it names an endpoint or a store that the settings do not know, or
+            what runs already has other settings.
         MissingPart: supervisor is not installed, or a program does not start; the message ends with the last lines of its log.
     """
     settings, config = load_settings(), load_config(wish.config)
@@ -45,9 +48,10 @@ def up(wish: Wish, port: int | None = None) -> Stack:
         logger.info("the supervisor was killed; what it left is ended first: %s", ", ".join(name for name, _ in left))
     settle(home)
     if states(home):
-        stack = Stack(home, _last_port(home) or PORT, pools)
+        stack = Stack(home, _last_port(home) or PORT, pools, settings_file(), wish.roots)
         if port not in (None, stack.port):
             raise BadConfig(f"this home's server runs on port {stack.port}: `make down` first, then start it on {port}")
+        _refuse_other_settings(stack)
         for name in start_dead(home):
             logger.info("%s: started again", name)
     else:
@@ -97,6 +101,25 @@ def _check_names(config: BakeoffConfig, settings: Settings) -> None:
     settings.store(config.store)
     for prompt in config.prompts:
         settings.endpoint(prompt.endpoint)
+
+
+def _refuse_other_settings(stack: Stack) -> None:
+    """Raises BadConfig where what runs has other settings than it would have if it were started now. It keeps its own to its end: a
+    config that was registered for the new ones would be refused run by run."""
+    here, there = stack.environment(), environment_of(stack.home)
+    differ = sorted(name for name in here | there if here.get(name) != there.get(name))
+    if differ:
+        said = "; ".join(_in_words(name, there.get(name), here.get(name)) for name in differ)
+        raise BadConfig(
+            f"what runs for this home keeps the settings that it was started with, and they differ from yours: {said}. `make down`,"
+            " then `make up` with those that are to hold; nothing was registered"
+        )
+
+
+def _in_words(name: str, there: str | None, here: str | None) -> str:
+    if name in SAID:
+        return f"{name} is {there or 'not set'} there, {here or 'not set'} here"
+    return f"{name} has another value there" if there and here else f"{name} is set {'there' if there else 'here'} alone"
 
 
 def _register(stack: Stack, wish: Wish, config: BakeoffConfig) -> None:

@@ -1,6 +1,5 @@
 """The arms of one bake-off as runs on other machines' work pools, each of the flow `contend`; this run waits for them."""
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -11,6 +10,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, StateType, WorkerStatus
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.logging import get_logger
 from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelling
@@ -22,14 +22,20 @@ from tasks.evaluation.made import is_made
 from tasks.records import DatasetRecord
 from tasks.tuning.stage import find_base
 
-logger = logging.getLogger(__name__)
+logger = get_logger("flow_runs.fan_out")  # Prefect shows these on the run's page; it hears no logger called `flows`
 POLL_S = 2.0
+UNTAKEN_S = 60.0
+"""A run that no worker has taken for so long is told of; one that is online asks for runs every few seconds."""
+UNTAKEN_AGAIN_S = 300.0
+"""And again each time that so much more has passed."""
 CRASHED_FOR_S = 180.0
 """A crashed run may be started again, by an automation or by hand, and then goes on: it is given so long."""
 UNHEARD_S = 600.0
 """So long the server may be down."""
 Share = tuple[str, list[str]]
 """A pool, and the contenders that one run there makes."""
+Untaken = tuple[float, float]
+"""Since when no worker has taken a run, and when that is to be said next."""
 
 
 def check_pools(config: BakeoffConfig, bench: Bench) -> None:
@@ -67,11 +73,20 @@ def fan_out(config: BakeoffConfig, dataset: DatasetRecord, bench: Bench) -> None
     wanted = shares(config, [each for each in away if not is_made(each, *around)])
     if wanted:
         with get_client(sync_client=True) as client:
-            _make_there(client, config, wanted, bench)
+            _make_there(client, config, on_other_pools(client, wanted), bench)
 
 
-def _make_there(client: SyncPrefectClient, config: BakeoffConfig, wanted: list[Share], bench: Bench) -> None:
-    others = [(pool, names) for pool, names in wanted if not _is_ours(client, pool)]
+def on_other_pools(client: SyncPrefectClient, wanted: list[Share]) -> list[Share]:
+    """What this run does not make itself. It makes what its own pool is to make: it has a place there until it ends, and as many
+    bake-offs as the pool has places would wait for ever for a place for their contenders."""
+    own = client.read_flow_run(UUID(str(flow_run.id))).work_pool_name
+    for pool, names in wanted:
+        if pool == own:
+            logger.info("this run has a place on pool %s, and makes %s itself", pool, ", ".join(names))
+    return [(pool, names) for pool, names in wanted if pool != own]
+
+
+def _make_there(client: SyncPrefectClient, config: BakeoffConfig, others: list[Share], bench: Bench) -> None:
     for pool in sorted({pool for pool, _ in others}):
         refuse_idle(client, pool)
     left = config.budget.model_copy(update={"usd": max(0.0, bench.cap.usd - bench.cap.spent_usd)})
@@ -132,14 +147,6 @@ def _asks_person(contender: Tuned | Prompt) -> bool:
     return Technique.FLIPPED in contender.techniques and contender.interview is Interview.HUMAN
 
 
-def _is_ours(client: SyncPrefectClient, pool: str) -> bool:
-    """Whether this run itself occupies the only place of a pool: it would wait for itself, so it makes the contenders."""
-    if client.read_flow_run(UUID(str(flow_run.id))).work_pool_name != pool or client.read_work_pool(pool).concurrency_limit != 1:
-        return False
-    logger.info("this run has the one place of pool %s: what was to be made there is made here", pool)
-    return True
-
-
 def refuse_idle(client: SyncPrefectClient, pool: str) -> None:
     """Raises BadConfig where nobody would take a run from a pool."""
     try:
@@ -176,14 +183,34 @@ def _wait(client: SyncPrefectClient, waiting: dict[UUID, FlowRun]) -> list[str]:
     """Until all have ended; what went wrong with them. Those that have are taken out of `waiting`."""
     problems: list[str] = []
     crashed: dict[UUID, float] = {}
+    untaken: dict[UUID, Untaken] = {}
     while waiting:
         time.sleep(POLL_S)
         for run in [_look(client, each) for each in waiting]:
+            _tell_untaken(run, untaken)
             problem = _problem(run, crashed)
             if problem is not None:
                 del waiting[run.id]
                 problems += filter(None, [problem])
     return problems
+
+
+def _tell_untaken(run: FlowRun, untaken: dict[UUID, Untaken]) -> None:
+    """Say of a run that no worker takes for how long, and what can be done. It may be behind others' work, so it is waited for."""
+    if run.state is None or run.state.type is not StateType.SCHEDULED:
+        untaken.pop(run.id, None)
+        return
+    now = time.monotonic()
+    since, due = untaken.setdefault(run.id, (now, now + UNTAKEN_S))
+    if now < due:
+        return
+    untaken[run.id] = since, now + UNTAKEN_AGAIN_S
+    logger.warning(
+        "run %r (%s) has waited for %.0f s on pool %r, and no worker has taken it: see on the pool's page that a worker is online "
+        "(make worker POOL=%s) and whether all its places are taken; where those runs wait for others themselves, raise its limit "
+        "(prefect work-pool set-concurrency-limit %s NUMBER)",
+        *(run.name, run.id, now - since, run.work_pool_name, run.work_pool_name, run.work_pool_name),
+    )
 
 
 def _problem(run: FlowRun, crashed: dict[UUID, float]) -> str | None:

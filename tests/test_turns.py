@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,7 +20,7 @@ from tasks.child import run_child, taking_turns
 from tasks.device import device_in_words
 from tasks.errors import Stopped
 from tasks.interrupt import interruptible
-from tasks.turns import training_turn, turn_name
+from tasks.turns import LEASE_S, training_turn, turn_name
 from tests.live import environment, eventually
 
 
@@ -121,6 +122,29 @@ def test_the_turn_of_a_holder_that_was_killed_is_free_at_once_for_another_run_of
         assert active(api) == 1
         assert len(list(tmp_path.glob("*.lock"))) == 1
     assert (active(api), list(tmp_path.glob("*.lock"))) == (0, [])
+
+
+@pytest.mark.slow
+def test_the_turn_of_a_holder_that_was_killed_is_had_by_a_run_of_another_home_once_its_lease_ends(
+    server: str, api: httpx.Client, root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In real time: Prefect gives no shorter lease, and looks for those that have ended every 15 s."""
+    caplog.set_level(logging.INFO)
+    env, began = environment(PREFECT_API_URL=server, PYTHONPATH=str(root)), time.monotonic()
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "killed")]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+    begun, end = threading.Event(), threading.Event()
+    other = in_thread(server, tmp_path / "other", begun, end)
+    wait_for(WAITS, caplog)
+    eventually(begun.is_set)
+    assert time.monotonic() - began >= LEASE_S, "until then the holder might have lived"
+    assert (active(api), len(list((tmp_path / "other").glob("*.lock")))) == (1, 1)  # it did not begin without a turn
+    end.set()
+    other.join(30)
+    assert active(api) == 0
 
 
 @pytest.mark.slow

@@ -32,7 +32,9 @@ from deployments.register import register
 from services.s3 import start_s3
 from tasks.config import BakeoffConfig
 from tasks.settings import Store
-from tasks.store import connect
+from tasks.sharing.growing import SNAPSHOT
+from tasks.store import StoreClient, connect
+from tasks.tuning.checkpoints import COMPLETE
 from tests.flows.test_bakeoff import BAKEOFF, CONFIG, slowly
 from tests.live import BIN, Patient, credentials, environment, make_readable, prefect_server, same
 from tests.prompting.loopback import Say
@@ -45,7 +47,7 @@ POOLS = {"tuned": "gpu", "prompts": "cpu"}
 PARENT = "apple-silicon"
 WAIT_S = 900.0
 MADE = re.compile(r"(\w+ [0-9a-f]{12}): made and shared")
-GOES_ON = "files that another worker left"
+GOES_ON = "training goes on from its checkpoint"
 Kill = tuple[str, str]
 """A pool, and what its worker is in the middle of: `train` or `ask`."""
 
@@ -57,6 +59,7 @@ class World:
     folder: Path
     api: str
     keys: dict[str, str]
+    credentials: dict[str, str]
     s3: str
     server: Watch
     life: int = 0
@@ -68,19 +71,26 @@ class World:
         return self.folder / "readable"
 
     def environment(self, home: Path, shared: str) -> dict[str, str]:
-        """A machine's: its own home, and the workspace that it shares (none if empty)."""
+        """A machine's: its own home, user's folder and device, and the workspace that it shares (none if empty)."""
         self.life += 1
         endpoint = {"model": "m", "usd_per_million_input": 1, "usd_per_million_output": 1, "json_schema": False, "key_env": KEY_ENV}
         endpoint |= {"base_url": self.server.url, "concurrency": CONCURRENCY}
         store = {"bucket": "machines", "prefix": shared or "alone", "endpoint_url": self.s3}
         told = {"endpoints": {"loopback": endpoint}, "stores": {"ours": store}}
         told |= {"workspace": {"store": "ours", "lease_s": LEASE_S, "every_s": EVERY_S}} if shared else {}
-        home.mkdir(parents=True)
+        user = home / "user"
+        user.mkdir(parents=True)
         (home / "settings.yaml").write_text(yaml.safe_dump(told))
         names = {"BAKEOFF_HOME": str(home), "BAKEOFF_SETTINGS": str(home / "settings.yaml"), KEY_ENV: f"life-{self.life}"}
         names |= {"PREFECT_API_URL": self.api, "PREFECT_HOME": str(home / "prefect"), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
         names |= {"PREFECT_LOGGING_TO_API_ENABLED": "false"}  # SQLite has enough to do
+        names |= {"HOME": str(user), "XDG_CACHE_HOME": str(user / ".cache"), "HF_HOME": str(user / ".cache" / "huggingface")}
+        names |= {"BAKEOFF_MACHINE": home.name}  # else a dead machine's turn of its device would hold up the next one's training
         return environment(**names, **self.keys, BAKEOFF_ROOTS=str(self.readable), PREFECT_WORKER_QUERY_SECONDS="2")
+
+    def shared_store(self, shared: str) -> StoreClient:
+        """What the machines of a round share."""
+        return connect("ours", Store(bucket="machines", prefix=shared, endpoint_url=self.s3), self.credentials)
 
     def start(self, home: Path, pool: str, shared: str) -> None:
         """A worker of a pool."""
@@ -121,7 +131,7 @@ class Round:
     files: dict[str, dict[str, str]]
     seconds: float
     taken_over_s: float = 0.0
-    """From the kill until another machine was at the same work."""
+    """From the kill until another machine was at the same work: until it trained on, or asked."""
     rerun_runs: int = 0
     """Runs that the same bake-off, run again, started on other machines."""
     rerun_s: float = 0.0
@@ -192,7 +202,7 @@ def opened() -> Iterator[World]:
         connect("ours", Store(bucket="machines", endpoint_url=s3.endpoint_url, create=True), credentials(s3)).check()
         with temporary_settings({PREFECT_API_URL: api}):
             register(config_of(), nightly=[])
-        world = World(folder, api, keys, s3.endpoint_url, server)
+        world = World(folder, api, keys, credentials(s3), s3.endpoint_url, server)
         stack.callback(world.stop)
         yield world
 
@@ -246,10 +256,11 @@ def fan_out(world: World, kill: Kill | None) -> Round:
 def kill_and_replace(world: World, api: httpx.Client, parent: str, home: Path, kill: Kill, name: str, first: int) -> float:
     """Kill a machine in the middle of its work; the dead run is begun again, and a new machine takes it. Seconds until it works."""
     pool, what = kill
-    space = home / "workspace"
+    store = world.shared_store(name)
 
     def training() -> bool:
-        return any(space.glob("inprogress/train/*/.snapshot")) and any(space.glob("inprogress/train/*/checkpoints/*/complete.json"))
+        made = any((home / "workspace").glob(f"inprogress/train/*/checkpoints/*/{COMPLETE}"))
+        return made and checkpoint_sent(store)
 
     def asking() -> bool:
         return len(world.server.sent) >= first + 40
@@ -257,6 +268,8 @@ def kill_and_replace(world: World, api: httpx.Client, parent: str, home: Path, k
     until(training if what == "train" else asking, f"{what} on {pool}")
     world.kill(home.name)
     at = time.monotonic()
+    if what == "train" and not checkpoint_sent(store):
+        raise RuntimeError("the training ended before it was killed")
     dead = [each for each in children(api) if each["state_type"] == "RUNNING" and each["work_pool_name"] == pool]
     for each in dead:  # as the automation would that finds silent runs, a minute and a half later; another begins it again
         ask(api, f"/flow_runs/{each['id']}/set_state", {"state": {"type": "CRASHED"}, "force": True})
@@ -268,6 +281,12 @@ def kill_and_replace(world: World, api: httpx.Client, parent: str, home: Path, k
     begun = GOES_ON if what == "train" else "left under the cap"
     until(lambda: begun in said(home), f"{what} on the next machine")
     return time.monotonic() - at
+
+
+def checkpoint_sent(store: StoreClient) -> bool:
+    """Whether another machine that took over a training now would go on from a whole checkpoint."""
+    sent = [each.key for each in store.listed("workspace", "inprogress", "train") if each.key.endswith(f"/{SNAPSHOT}")]
+    return any(found is not None and COMPLETE.encode() in found[0] for found in map(store.read, sent))
 
 
 def cancel(world: World) -> int:

@@ -20,6 +20,8 @@ from tests.live import Patient, environment, make_readable, same
 
 ROOT = Path(__file__).parents[2]
 COMPARED = ("winner", "contenders", "comparison", "comparisons", "dataset")
+"""Beside the decision. Nothing that differs from run to run sways it: each has a name, and so a champion line, of its own, and
+measured costs choose between contenders that are not trivial, of which there is one."""
 TRAINING = {"name": "tiny", "base": "tiny-bert", "method": "full", "learning_rate": 0.002, "max_tokens": 16, "batch_size": 4}
 
 
@@ -103,8 +105,9 @@ class Site:
 
     def verdict(self, run: str) -> dict[str, Any]:
         """What is compared of a run's verdict."""
-        told = same(json.loads((self.home / "workspace" / "runs" / run / "verdict.json").read_text()))
-        return {key: told[key] for key in COMPARED}
+        verdict = json.loads((self.home / "workspace" / "runs" / run / "verdict.json").read_text())
+        told = same(verdict)
+        return {**{key: told[key] for key in COMPARED}, "decision": verdict["decision"]}
 
     def unbroken(self, name: str) -> dict[str, Any]:
         """The verdict of a run in an empty workspace that nothing happened to. The next run finds none, too."""

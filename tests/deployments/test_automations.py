@@ -2,15 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments.automations import ONCE, SILENCE, TRIES, WANTED, recovery
+from deployments import automations as declared
+from deployments.automations import ONCE, SILENCE, TAG, TRIES, WANTED, apply_automation, recovery
 from deployments.register import register
 from tasks.announcing import announce, budget_watched
 from tasks.config import BakeoffConfig, Task
@@ -51,12 +53,17 @@ def automations(api: httpx.Client) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def begin(api: httpx.Client, deployment: str) -> str:
+def begin(api: httpx.Client, deployment: str, **parameters: Any) -> str:
     """A run that nobody works on, as far as `Running`."""
-    body = {"parameters": {"input_file": "a.csv", "output_file": "b.csv"}}
-    run = str(api.post(f"/deployments/{deployment}/create_flow_run", json=body).raise_for_status().json()["id"])
+    run = create(api, deployment, **parameters)
     go_on(api, run)
     return run
+
+
+def create(api: httpx.Client, deployment: str, **parameters: Any) -> str:
+    answer = api.post(f"/deployments/{deployment}/create_flow_run", json={"parameters": parameters})
+    time.sleep(0.5)  # as in `go_on`
+    return str(answer.raise_for_status().json()["id"])
 
 
 def go_on(api: httpx.Client, run: str) -> None:
@@ -153,7 +160,7 @@ def test_the_one_automation_that_an_earlier_release_had_for_all_bake_offs_become
 def test_a_run_that_crashed_is_begun_again_on_the_same_id_and_given_up_after_its_tries(
     registered: str, api: httpx.Client, receiver: Receiver
 ) -> None:
-    run = begin(api, registered)
+    run = begin(api, registered, input_file="a.csv", output_file="b.csv")
     for _ in range(1, TRIES):
         put(api, run, "CRASHED")
         eventually(lambda: state_of(api, run) == "AwaitingRetry")
@@ -172,6 +179,45 @@ def test_a_run_that_says_nothing_for_three_signs_of_life_is_taken_for_dead() -> 
     assert (silent.after, silent.posture.value, silent.within) == ({beat}, "Proactive", SILENCE)
     assert {beat, "prefect.flow-run.Completed", "prefect.flow-run.AwaitingRetry"} <= silent.expect
     assert SILENCE.seconds == 3 * int(PREFECT_DEFAULTS["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+
+
+def test_a_run_that_a_worker_took_and_did_not_begin_is_given_to_the_next_one_and_one_that_began_is_not(
+    registered: str, server: str, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def apply(within: timedelta) -> None:
+        monkeypatch.setattr(declared, "STUCK", within)
+        with temporary_settings({PREFECT_API_URL: server}), get_client(sync_client=True) as client:
+            (stuck,) = (each for each in declared.recovery() if "never began" in each.name)
+            apply_automation(client, stuck)
+
+    def beat(run: str) -> None:
+        tag = {"prefect.resource.id": f"prefect.tag.{TAG}", "prefect.resource.role": "tag"}
+        event = {
+            "event": "prefect.flow-run.heartbeat",
+            "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+            "related": [tag],
+        }
+        api.post("/events", json=[{**event, "id": str(uuid4()), "occurred": datetime.now(UTC).isoformat()}]).raise_for_status()
+
+    deployment = str(api.get("/deployments/name/bakeoff/gpu").raise_for_status().json()["id"])  # which has several at once
+    usual = declared.STUCK
+    apply(timedelta(seconds=10))  # Prefect takes no less
+    try:
+        began, lost = begin(api, deployment), create(api, deployment)
+        put(api, lost, "PENDING")  # and its worker dies
+
+        def given() -> bool:
+            beat(began)  # again and again, as a run does: SQLite loses events
+            return state_of(api, lost) == "AwaitingRetry"
+
+        eventually(given, every=1)
+        assert state_of(api, began) == "Running"  # though it was taken first
+        state = api.get(f"/flow_runs/{lost}").raise_for_status().json()["state"]
+        assert "given to the next one" in state["message"]
+    finally:
+        apply(usual)
+    put(api, began, "COMPLETED")  # nothing more is expected of it
+    api.delete(f"/flow_runs/{lost}").raise_for_status()
 
 
 def test_people_are_told_of_a_new_champion_of_a_refusal_and_of_a_cap_and_not_of_a_champion_that_stays(

@@ -4,17 +4,20 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.actions import RunDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.server.utilities.user_templates import render_user_template_sync
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.importtools import import_object
 
 from deployments.automations import LONGEST, wanted
-from deployments.pools import POOLS
+from deployments.pools import POOLS, apply_pool
 from deployments.register import declare, register
 from tasks.config import BakeoffConfig, Pool, load_config
 from tasks.errors import BadConfig, MissingPart
@@ -128,6 +131,47 @@ def test_an_unknown_time_zone_or_pool_is_refused() -> None:
 def test_without_a_server_the_error_says_how_to_name_one() -> None:
     with temporary_settings(restore_defaults={PREFECT_API_URL}), pytest.raises(MissingPart, match="set PREFECT_API_URL"):
         register(CONFIG)
+
+
+class Pools:
+    """Work pools as a Prefect server keeps them: an update changes what it says, and nothing else."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, dict[str, Any]] = {}
+
+    def read_work_pool(self, name: str) -> SimpleNamespace:
+        if name not in self.kept:
+            raise ObjectNotFound(http_exc=Exception(name))
+        return SimpleNamespace(**self.kept[name])
+
+    def create_work_pool(self, pool: WorkPoolCreate) -> None:
+        self.kept[pool.name] = pool.model_dump()
+
+    def update_work_pool(self, name: str, change: WorkPoolUpdate) -> None:
+        self.kept[name] |= change.model_dump(exclude_unset=True)
+
+
+def test_registering_again_leaves_a_pools_limit_and_pause_as_the_operator_set_them() -> None:
+    pools: Any = Pools()
+    apply_pool(pools, "cpu")
+    made = dict(pools.kept["cpu"])
+    assert (made["concurrency_limit"], made["is_paused"]) == (8, False)
+    pools.kept["cpu"] |= {
+        "concurrency_limit": 1,
+        "is_paused": True,
+        "base_job_template": {},
+        "description": "of an earlier release",
+    }
+    apply_pool(pools, "cpu")
+    assert pools.kept["cpu"] == made | {"concurrency_limit": 1, "is_paused": True}
+
+
+def test_a_claim_of_rows_without_a_pool_of_kubernetes_jobs_is_refused_before_anything_is_asked() -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(BadConfig, match="add --type gpu=kubernetes"),
+    ):
+        register(CONFIG, types={"gpu": "docker"}, data_claim="rows")
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:

@@ -127,11 +127,14 @@ def test_registering_twice_updates_and_makes_nothing_twice(server: str, api: htt
     api.post(f"/deployments/{deployment(api, 'cpu', 'retrain')['id']}/schedules", json=[once]).raise_for_status()
     api.patch(f"/deployments/{deployment(api, 'cpu')['id']}", json={"concurrency_limit": 1}).raise_for_status()  # so it had this
     assert deployment(api, "cpu")["global_concurrency_limit"]["limit"] == 1
+    api.patch("/work_pools/cpu", json={"concurrency_limit": 1}).raise_for_status()
     with temporary_settings({PREFECT_API_URL: server}):
         register(BakeoffConfig.model_validate(CONFIG), nightly=["gpu"], timezone="Europe/Berlin")
     pools = api.post("/work_pools/filter", json={}).raise_for_status().json()
     assert sorted(pool["name"] for pool in pools) == POOLS
-    assert all((pool["type"], pool["concurrency_limit"]) == ("process", 8) for pool in pools)
+    api.patch("/work_pools/cpu", json={"concurrency_limit": 8}).raise_for_status()  # for the tests that follow
+    assert {pool["type"] for pool in pools} == {"process"}
+    assert {pool["name"]: pool["concurrency_limit"] for pool in pools} == {"apple-silicon": 8, "cpu": 1, "gpu": 8}
     names = [(each["name"], each["entrypoint"]) for each in ours(api)]
     assert sorted(names) == sorted((pool + end, entry) for pool in POOLS for end, entry in DECLARED)
     for pool in POOLS:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -20,7 +21,18 @@ from click.testing import CliRunner
 from deployments import stack as stacks
 from deployments import up as ups
 from deployments.__main__ import main
-from deployments.stack import Program, Stack, configuration, left_over, settle, socket_of, states, stop, supervisor_of
+from deployments.stack import (
+    Program,
+    Stack,
+    configuration,
+    environment_of,
+    left_over,
+    settle,
+    socket_of,
+    states,
+    stop,
+    supervisor_of,
+)
 from deployments.up import pools_here
 from deployments.wish import Wish, as_last_time, keep
 from tasks.errors import BadConfig, MissingPart
@@ -98,6 +110,14 @@ def test_one_command_starts_everything_again_changes_nothing_one_stops_it_and_a_
             assert "text/html" in page.headers["content-type"]
             assert client.get("/ui-settings").raise_for_status().json()["api_url"] == "/api"
         assert registered(port) == ("mine", "mine", [False])
+        eventually(lambda: held(home) >= {"s3", "llm"})
+        kept = (home / "up" / "wish.json").read_text()
+        other = command("up", "--nightly", "cpu", BAKEOFF_ROOTS=str(tmp_path / "other"))
+        assert (other.returncode, f"BAKEOFF_ROOTS is {tmp_path / 'mine'} there, {tmp_path / 'other'} here" in other.stderr) == (
+            2,
+            True,
+        )
+        assert (registered(port), (home / "up" / "wish.json").read_text()) == (("mine", "mine", [False]), kept)
         again = command(*words)
         assert again.returncode == 0, again.stderr
         assert {name: each["pid"] for name, each in states(home).items()} == before
@@ -118,6 +138,13 @@ def test_one_command_starts_everything_again_changes_nothing_one_stops_it_and_a_
         assert worker.environ()["BAKEOFF_ROOTS"] == str(tmp_path / "mine")
     finally:
         command("down")
+
+
+def held(home: Path) -> set[str]:
+    """What the program `services` keeps running, by its log: each stands there once it has answered."""
+    log = (home / "up" / "services.log").read_text()
+    assert "goes on without" not in log, log
+    return set(re.findall(r"(\w+): running$", log, re.MULTILINE))
 
 
 def registered(port: int) -> tuple[str, str, list[bool]]:
@@ -310,6 +337,91 @@ def test_the_programs_have_the_settings_and_folders_of_whoever_starts_them_by_ab
     for given in environments:
         assert given["BAKEOFF_SETTINGS"] == str(tmp_path / (named or "bakeoff.yaml"))
         assert given["BAKEOFF_ROOTS"] == f"{tmp_path}/data:{tmp_path}/more"
+
+
+def test_the_settings_that_programs_run_with_are_those_that_their_supervisor_was_started_with(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BAKEOFF_DTYPE", "float32")
+    pids = small.begin()
+    monkeypatch.setenv("BAKEOFF_DTYPE", "bfloat16")
+    assert {psutil.Process(pid).environ()["BAKEOFF_DTYPE"] for pid in pids} == {"float32"}
+    assert environment_of(small.home)["BAKEOFF_DTYPE"] == "float32"
+    assert small.environment()["BAKEOFF_DTYPE"] == "bfloat16"
+
+
+@pytest.fixture
+def runs_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wish:
+    """The wish of a home that runs already, as far as `make up` sees it, with a settings file and a variable of its own."""
+    (tmp_path / "up").mkdir()
+    (tmp_path / "ours.yaml").touch()
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"name": "mine", "dataset": "owner/name"}))
+    wish = Wish(config, (), "UTC", (tmp_path / "100% mine", tmp_path / "more"))
+    stacks.conf_of(tmp_path).write_text(configuration(Stack(tmp_path, 4200, ("cpu",), tmp_path / "ours.yaml", wish.roots)))
+    supervisor = SimpleNamespace(environ=lambda: {"BAKEOFF_DTYPE": "float32", "BAKEOFF_ROOTS": "relative", "OTHERS": "x"})
+    monkeypatch.setattr(stacks, "supervisor_of", lambda home: supervisor)
+    for module in (stacks, ups):
+        monkeypatch.setattr(module, "states", lambda home: {"server": {"statename": "RUNNING"}})
+    for name, value in {"HOME": str(tmp_path), "SETTINGS": str(tmp_path / "ours.yaml"), "DTYPE": "float32"}.items():
+        monkeypatch.setenv(f"BAKEOFF_{name}", value)
+    monkeypatch.setenv("BAKEOFF_DEVICE", "")  # as if it were not there
+    return wish
+
+
+class Registering(Exception):
+    """So far and no further."""
+
+
+def refuse_to_register(stack: Stack) -> None:
+    raise Registering
+
+
+def test_what_runs_with_the_same_settings_is_registered_for(runs_already: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ups, "_wait_for_server", refuse_to_register)
+    with pytest.raises(Registering):
+        ups.up(runs_already)
+
+
+@pytest.mark.parametrize(
+    ("variables", "roots", "said"),
+    [
+        ({}, ("other",), "BAKEOFF_ROOTS is {0}/100% mine:{0}/more there, {0}/other here"),
+        ({"BAKEOFF_SETTINGS": "{0}/theirs.yaml"}, (), "BAKEOFF_SETTINGS is {0}/ours.yaml there, {0}/theirs.yaml here"),
+        ({"BAKEOFF_SETTINGS": ""}, (), "BAKEOFF_SETTINGS is {0}/ours.yaml there, not set here"),
+        (
+            {"BAKEOFF_DTYPE": "bfloat16", "BAKEOFF_MACHINE": "x"},
+            (),
+            "BAKEOFF_DTYPE has another value there; BAKEOFF_MACHINE is set here alone",
+        ),
+        ({"BAKEOFF_DTYPE": ""}, (), "BAKEOFF_DTYPE is set there alone"),
+    ],
+)
+def test_settings_that_what_runs_would_not_have_are_refused_with_both_values_before_anything_is_registered(
+    runs_already: Wish,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    roots: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs.yaml").touch()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    wish = replace(runs_already, roots=tuple(tmp_path / each for each in roots)) if roots else runs_already
+    monkeypatch.setattr(ups, "_wait_for_server", refuse_to_register)
+    with pytest.raises(BadConfig, match=r"`make down`, then `make up`.*nothing was registered") as refused:
+        ups.up(wish)
+    assert f"differ from yours: {said.format(tmp_path)}. " in str(refused.value)
+    assert not (tmp_path / "up" / "wish.json").exists()
+
+
+def test_an_address_that_differs_is_named_and_not_repeated(runs_already: Wish, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BAKEOFF_ENDPOINTS__OPENAI__BASE_URL", "https://me:canary@llm.example.org/v1")
+    with pytest.raises(BadConfig, match="BAKEOFF_ENDPOINTS__OPENAI__BASE_URL is set here alone") as refused:
+        ups.up(runs_already)
+    assert "canary" not in str(refused.value)
 
 
 def test_a_home_with_a_long_path_has_its_socket_elsewhere_and_each_home_its_own(tmp_path: Path) -> None:
