@@ -16,9 +16,11 @@ from benchmarks.campaigns.figures import Figure, Options
 from tasks.bases import ResolvedBase
 from tasks.child import run_child
 from tasks.config import Method, Tuned
+from tasks.data.tokenize import tokenize
 from tasks.errors import ChildDied
 from tasks.progress import Bar, listening
 from tasks.records import TokensRecord
+from tasks.workspace import Workspace
 from tests.tiny_model import LABELS, make_base, make_dataset, make_tokens
 
 KILLS = 20
@@ -32,8 +34,11 @@ ROWS_AT_ONCE = {
     "head, 2 parts to a step": 4,
     "full": 8,
     "full, 8 parts to a step": 1,
+    "lora, as text": 8,
+    "lora, as text, 2 parts to a step": 4,
 }
-"""What is trained: a method, and how many of a step's 8 rows go at once. Long ones are shared out among the cores."""
+"""What is trained: a method, and how many of a step's 8 rows go at once. Long ones are shared out among the cores; a causal model
+learns to write the label's name as text."""
 FILLER = (60, 90)
 """Words of a long row."""
 
@@ -53,12 +58,13 @@ class Tally:
 
 @dataclass(frozen=True)
 class World:
-    """A tiny base with dropout, tokens for it, and a place for trainings."""
+    """Tiny bases with dropout, tokens for them, and a place for trainings."""
 
     folder: Path
     base: ResolvedBase
-    tokens: TokensRecord
-    long: TokensRecord
+    causal: ResolvedBase
+    tokens: dict[str, TokensRecord]
+    """By what is trained: `long`, `text`, or empty for the others."""
 
     def job(self, what: str, home: Path) -> dict[str, Any]:
         """What the child is asked."""
@@ -66,12 +72,12 @@ class World:
         method = Method(what.split(",")[0])
         tuned = Tuned(name="killed", method=method, learning_rate=0.005, epochs=EPOCHS, batch_size=8, dropout=0.1)
         dropped = 0.1 if "parts" in what else 0.0  # without it attention takes another way
-        tuned = tuned.model_copy(update={"attention_dropout": dropped})
-        place = self.base
+        tuned = tuned.model_copy(update={"attention_dropout": dropped, "as_text": "text" in what})
+        place = self.causal if "text" in what else self.base
         return {
             "tuned": tuned.model_dump(mode="json"),
             "labels": LABELS,
-            "tokens": str((self.long if "long" in what else self.tokens).folder),
+            "tokens": str(self.tokens[next((each for each in ("long", "text") if each in what), "")].folder),
             "base": {"id": place.id, "revision": place.revision, "path": str(place.path), "config_sha256": place.config_sha256},
             "folder": str(home / "made"),
             "checkpoints": str(home / "checkpoints"),
@@ -86,15 +92,18 @@ def run(options: Options) -> list[Figure]:
     kinds = list(ROWS_AT_ONCE)[: max(1, min(len(ROWS_AT_ONCE), wanted // 2))]
     with TemporaryDirectory() as name:
         folder = Path(name)
-        base = make_base(folder / "base")
-        data = {"tokens": make_dataset(folder / "data"), "long": make_dataset(folder / "long-data", FILLER)}
-        world = World(folder, base, *(make_tokens(folder / name, base, rows) for name, rows in data.items()))
+        base, causal = make_base(folder / "base"), make_base(folder / "causal", "gpt2")
+        rows, long = make_dataset(folder / "data"), make_dataset(folder / "long-data", FILLER)
+        named = tokenize(Tuned(name="killed", as_text=True), rows, causal, Workspace(folder / "named"))
+        tokens = {"": make_tokens(folder / "tokens", base, rows), "long": make_tokens(folder / "long", base, long), "text": named}
+        world = World(folder, base, causal, tokens)
         for place, what in enumerate(kinds):
             unbroken = folder / f"unbroken-{place}"
-            curve = run_child("tasks.tuning.train", world.job(what, unbroken))["training"]["epochs"]
+            module = module_of(what)
+            curve = run_child(module, world.job(what, unbroken))["training"]["epochs"]
             share = (wanted - tally.kills) // (len(kinds) - place)
             killed = folder / f"killed-{place}"
-            broken = kill_round(world.job(what, killed), killed, share, rng, tally)
+            broken = kill_round(module, world.job(what, killed), killed, share, rng, tally)
             tally.largest = max(tally.largest, difference(unbroken, killed))
             tally.curves += [(each["loss"], each["dev_accuracy"]) for each in curve] != broken
     moments = ", ".join(f"{count} {moment}" for moment, count in sorted(tally.when.items()))
@@ -107,22 +116,27 @@ def run(options: Options) -> list[Figure]:
     ]
 
 
-def kill_round(job: dict[str, Any], home: Path, kills: int, rng: Random, tally: Tally) -> list[tuple[float, float]]:
+def module_of(what: str) -> str:
+    """The child that trains it."""
+    return "tasks.tuning.language.complete" if "text" in what else "tasks.tuning.train"
+
+
+def kill_round(module: str, job: dict[str, Any], home: Path, kills: int, rng: Random, tally: Tally) -> list[tuple[float, float]]:
     """Start and kill so many times, then let it end: its losses and accuracies."""
     tally.rounds += 1
     left = kills
     while left:
-        done = kill_sometime(job, home, kills, rng, tally)
+        done = kill_sometime(module, job, home, kills, rng, tally)
         if done:
             raise RuntimeError(f"{job['tuned']['method']}: the training ended before it was killed: make it longer")
         left -= 1
-    made = run_child("tasks.tuning.train", job)
+    made = run_child(module, job)
     aside = home / "checkpoints" / "set-aside"
     tally.set_aside += len(list(aside.iterdir())) if aside.exists() else 0
     return [(epoch["loss"], epoch["dev_accuracy"]) for epoch in made["training"]["epochs"]]
 
 
-def kill_sometime(job: dict[str, Any], home: Path, kills: int, rng: Random, tally: Tally) -> bool:
+def kill_sometime(module: str, job: dict[str, Any], home: Path, kills: int, rng: Random, tally: Tally) -> bool:
     """Run until it has made its share of the steps, and a moment longer; then SIGKILL. Whether it had ended by then."""
     steps, delay = rng.randint(1, 12 * EPOCHS // (kills + 1)), rng.uniform(0, SAVE_EVERY_S)
     begun: list[float] = []
@@ -138,7 +152,7 @@ def kill_sometime(job: dict[str, Any], home: Path, kills: int, rng: Random, tall
 
     def life() -> None:
         try:
-            run_child("tasks.tuning.train", job)
+            run_child(module, job)
             enough.set()
         except ChildDied as error:
             if "SIGKILL" not in str(error):
@@ -151,7 +165,7 @@ def kill_sometime(job: dict[str, Any], home: Path, kills: int, rng: Random, tall
         time.sleep(delay)
         writing = list((home / "checkpoints").glob("writing-*"))
         for child in psutil.Process().children(recursive=True):
-            if child.name() == "tuning.train":
+            if child.name() == module.removeprefix("tasks.")[:15]:
                 child.kill()
                 tally.kills += 1
                 tally.when["in a checkpoint" if writing else doing["what"]] += 1

@@ -23,7 +23,9 @@ the other does not show in it.
 - `time_to_accuracy_speedup`: the time of the plain script's ten epochs over Bakeoff's to come within half a point of their best
   dev accuracy, null where it never does; `accuracy_difference`: Bakeoff less plain on the test rows, paired, the mean over `seeds`,
   with a 95 % interval. Both need the long curves, which are kept in `--cache`: the plain script goes on after its last epoch,
-  Bakeoff's shorter training begins again. They are null until both are whole; `seeds` counts those that are.
+  Bakeoff's shorter training begins again. They are null until both are whole; `seeds` counts those that are;
+- `time_to_accuracy_speedup_by_slices`: the same of epochs as long as the slices say, which take turns, where the long curves ran
+  hours apart, beside whatever else ran: the plain script's epochs over `epochs_to_accuracy`, times `speedup`.
 """
 
 import argparse
@@ -56,6 +58,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         if options.only in ("", "curves"):
             figures |= all_curves(bench, options.seeds, asked, typed, 60 * options.minutes)
         device = asked(pick_device)
+    if epochs := figures.get("epochs_to_accuracy"):
+        by_slices = options.epochs / epochs * figures["speedup"] if "speedup" in figures else None
+        figures["time_to_accuracy_speedup_by_slices"] = by_slices
     machine = {"device": device.name, "dtype": device.dtype, "reason": device.reason, "threads": device.threads}
     return figures | {"machine": machine | {"load_average": os.getloadavg(), "cores": os.cpu_count()}}
 

@@ -4,6 +4,7 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,25 +61,35 @@ def rights(bench: Bench, model: Any) -> list[bool]:
 
 
 def compare_curves(curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """`time_to_accuracy_speedup` (median over seeds) and `accuracy_difference`; null where a curve is not whole."""
+    """`time_to_accuracy_speedup` and `epochs_to_accuracy` (medians over seeds) and `accuracy_difference`; null where a curve is not
+    whole."""
     whole = [each for each in curves if {"plain", "bakeoff"} <= set(each["right"])]
     times = {clock: [time_to_accuracy(each["plain"], each["bakeoff"], clock) for each in whole] for clock in CLOCKS}
-    found = {
-        name: None if not times[clock] or None in times[clock] else statistics.median(times[clock])
-        for clock, name in CLOCKS.items()
-    }
+    found = {name: middle(times[clock]) for clock, name in CLOCKS.items()}
     return found | {
+        "epochs_to_accuracy": middle([epochs_to_accuracy(each["plain"], each["bakeoff"]) for each in whole]),
         "accuracy_difference": paired([each["right"] for each in whole]),
         "seeds": len(whole),
         "curves": [{side: each[side] for side in ("plain", "bakeoff")} for each in curves],
     }
 
 
+def middle(values: Sequence[float | None]) -> float | None:
+    """The median over seeds; None where a seed has none, and without seeds."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there and len(there) == len(values) else None
+
+
+def epochs_to_accuracy(plain: list[dict[str, float]], bakeoff: list[dict[str, float]]) -> int | None:
+    """Bakeoff's epochs to within half a point of the plain script's best dev accuracy; None if that never is."""
+    goal = max(epoch["dev_accuracy"] for epoch in plain) - WITHIN - 1e-9
+    return next((number for number, epoch in enumerate(bakeoff, 1) if epoch["dev_accuracy"] >= goal), None)
+
+
 def time_to_accuracy(plain: list[dict[str, float]], bakeoff: list[dict[str, float]], clock: str = "seconds") -> float | None:
     """The plain script's whole time over Bakeoff's to within half a point of its best dev accuracy; None if that never is."""
-    goal = max(epoch["dev_accuracy"] for epoch in plain) - WITHIN
-    there = next((epoch[clock] for epoch in bakeoff if epoch["dev_accuracy"] >= goal - 1e-9), None)
-    return None if there is None else plain[-1][clock] / there
+    there = epochs_to_accuracy(plain, bakeoff)
+    return None if there is None else plain[-1][clock] / bakeoff[there - 1][clock]
 
 
 def paired(rights: list[dict[str, list[bool]]]) -> dict[str, float] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.training.curves import compare_curves, paired, time_to_accuracy
+from benchmarks.training.curves import compare_curves, epochs_to_accuracy, paired, time_to_accuracy
 from tests.live import environment
 
 
@@ -24,6 +24,7 @@ def test_the_time_to_accuracy_is_that_of_the_first_epoch_within_half_a_point_of_
     assert time_to_accuracy(plain, curve(0.85, 0.895, 0.91, second=10)) == 300 / 20
     assert time_to_accuracy(plain, curve(0.85, 0.894, 0.90, second=10)) == 300 / 30
     assert time_to_accuracy(plain, curve(0.85, 0.894, second=10)) is None
+    assert epochs_to_accuracy(plain, curve(0.85, 0.895, 0.91, second=10)) == 2
 
 
 def test_the_accuracy_difference_is_paired_and_more_seeds_on_the_same_rows_do_not_make_it_surer() -> None:
@@ -47,6 +48,7 @@ def test_a_seed_whose_curves_are_not_whole_does_not_count() -> None:
     }
     found = compare_curves([whole, half])
     assert (found["seeds"], found["time_to_accuracy_speedup"], found["accuracy_difference"]["mean"]) == (1, 8, 0)
+    assert found["epochs_to_accuracy"] == 1
 
 
 @pytest.mark.slow
@@ -60,5 +62,7 @@ def test_a_tiny_benchmark_runs_whole_and_its_curves_are_kept(root: Path, tmp_pat
     assert figures["peak"] in ("float32", "bfloat16")
     assert all(figures[name] > 0 for name in ("speedup", "peak_share", "predict_speedup", "head_only_passes"))
     assert figures["accuracy_difference"]["rows"] == 8
+    epochs = figures["epochs_to_accuracy"]
+    assert figures.get("time_to_accuracy_speedup_by_slices") == (epochs and pytest.approx(figures["speedup"] / epochs))
     again = subprocess.run([*command, "--only", "curves"], cwd=root, env=environment(), capture_output=True, text=True)
     assert json.loads(again.stdout)["curves"] == figures["curves"]
