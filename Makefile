@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+APART := $(VENV)/apart
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test campaigns docs lint format lock audit stages up down status deploy worker clean
@@ -18,6 +19,7 @@ $(STAMP): pyproject.toml requirements.lock requirements-demo.txt
 	@echo "Installing (once; a few minutes) …"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[dev]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-demo.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(APART) --constraint requirements.lock bitsandbytes
 	@touch $(STAMP)
 
 demo: setup ## Run the main job on real movie reviews, on this machine alone
@@ -29,6 +31,7 @@ test: setup ## Check style, types and the direction of imports, then run every t
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m tests.groups
+	@PYTHONPATH=$(APART) $(BIN)/python -m pytest --quiet tests/tuning/test_quantized.py
 
 campaigns: setup ## Long tests that record figures: kills, races, secrets, refusals, load
 	@$(BIN)/python -m benchmarks.campaigns

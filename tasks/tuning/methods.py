@@ -124,7 +124,7 @@ def four_bits(config: Any, device: str) -> dict[str, Any]:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[*outside, "pooler"],
+        llm_int8_skip_modules=[*outside, f"{bare.base_model_prefix}.pooler"],
     )
     return {"quantization_config": quantization, "device_map": {"": device}}
 
