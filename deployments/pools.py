@@ -74,7 +74,7 @@ def refuse_unknown(pool: str) -> None:
 
 def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", image: str = IMAGE, data_claim: str = "") -> None:
     """Make a work pool, or bring the one that is there to what is declared. What the operator sets on the server stays as it is:
-    whether it is paused, and how many runs it takes at once.
+    whether it is paused, and how many runs it takes at once; and so does a claim of rows where none is named now.
 
     Raises:
         BadConfig: a pool of this name has another type.
@@ -82,11 +82,13 @@ def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", im
     from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
     from prefect.exceptions import ObjectNotFound
 
-    declared: dict[str, Any] = {"description": POOLS[name], "base_job_template": job_template(name, kind, image, data_claim)}
+    def declared(data_claim: str) -> dict[str, Any]:
+        return {"description": POOLS[name], "base_job_template": job_template(name, kind, image, data_claim)}
+
     try:
         found = client.read_work_pool(name)
     except ObjectNotFound:
-        client.create_work_pool(WorkPoolCreate(name=name, type=kind, concurrency_limit=AT_ONCE, **declared))
+        client.create_work_pool(WorkPoolCreate(name=name, type=kind, concurrency_limit=AT_ONCE, **declared(data_claim)))
         logger.info("work pool %s: created", name)
         return
     if found.type != kind:
@@ -94,8 +96,16 @@ def apply_pool(client: "SyncPrefectClient", name: str, kind: str = "process", im
             f"work pool {name!r} has type {found.type!r}, not {kind!r}: register it as it is (--type {name}={found.type}), or"
             f" delete it first (prefect work-pool delete {name})"
         )
-    client.update_work_pool(name, WorkPoolUpdate(**declared))
+    client.update_work_pool(name, WorkPoolUpdate(**declared(data_claim or _claim_of(found.base_job_template))))
     logger.info("work pool %s: updated", name)
+
+
+def _claim_of(part: Any) -> str:
+    """The claim of rows that a template mounts; empty where it mounts none."""
+    if isinstance(part, dict):
+        claim = part.get("persistentVolumeClaim") if part.get("name") in DATA else None
+        return str(claim["claimName"]) if claim else next(filter(None, map(_claim_of, part.values())), "")
+    return next(filter(None, map(_claim_of, part)), "") if isinstance(part, list) else ""
 
 
 def _without(part: Any, left_out: Collection[str]) -> Any:

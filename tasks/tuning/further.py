@@ -6,7 +6,7 @@ from tasks.config import OBJECTIVES_OWN, Objective, Tuned
 from tasks.data.examples import split_path
 from tasks.errors import MissingPart
 from tasks.manifest import read_manifest, write_manifest
-from tasks.records import Arm, ContenderRecord, DatasetRecord, Finding, TokensRecord, TrainingFacts
+from tasks.records import Arm, Calibration, ContenderRecord, DatasetRecord, Finding, TokensRecord, TrainingFacts
 from tasks.settings import Settings, load_settings
 from tasks.tuning.language.pairs import FILE, find_preferences, read_pairs, write_pairs
 from tasks.tuning.methods import ADAPTER
@@ -46,9 +46,10 @@ def further(
         TrainingError, ChildDied: as of `tune`.
     """
     refuse_without_trl(tuned)
-    source = find_preferences(tuned, settings or load_settings())
+    settings = settings or load_settings()
+    source = find_preferences(tuned, settings)
     own = Tuned(name="any").model_dump(include=set(OBJECTIVES_OWN))
-    first = tune(tuned.model_copy(update=own), dataset, tokens, base, workspace, settings=settings)
+    first = tune(tuned.model_copy(update=own), dataset, tokens, base, workspace, training=settings.training, settings=settings)
     assert first.training
     facts = first.training
 
@@ -74,10 +75,16 @@ def further(
             if not name.startswith(f"{ADAPTER}/") and name != CURVES:
                 link(first.folder / name, building.folder / name)
         write_curves(building.folder, facts.epochs + outcome["watched"])
-        written = write_manifest(building.folder, manifest.model_copy(update={"fingerprint": building.fingerprint}))
+        calibration = outcome["calibration"] and Calibration.model_validate(outcome["calibration"])
+        spec = manifest.spec | {"temperature": calibration.temperature if calibration else 1.0}
+        written = write_manifest(building.folder, manifest.model_copy(update={"fingerprint": building.fingerprint, "spec": spec}))
         size = sum((building.folder / name).stat().st_size for name in written.files)
         return ContenderRecord(
-            name=tuned.name, arm=Arm.TUNED, kind="tuned", occupies="device", training=_facts(tuned, facts, outcome, size)
+            name=tuned.name,
+            arm=Arm.TUNED,
+            kind="tuned",
+            occupies="device",
+            training=_facts(tuned, facts, outcome, calibration, size),
         )
 
     inputs = [first.fingerprint, dataset.fingerprint] + ([source.revision] if source else [])
@@ -95,7 +102,9 @@ def refuse_without_trl(tuned: Tuned) -> None:
         )
 
 
-def _facts(tuned: Tuned, facts: TrainingFacts, outcome: dict[str, object], size: int) -> TrainingFacts:
+def _facts(
+    tuned: Tuned, facts: TrainingFacts, outcome: dict[str, object], calibration: Calibration | None, size: int
+) -> TrainingFacts:
     """What both steps took together."""
     found = [Finding.model_validate(each) for each in outcome["findings"]]  # type: ignore[attr-defined]
     return facts.model_copy(
@@ -105,6 +114,7 @@ def _facts(tuned: Tuned, facts: TrainingFacts, outcome: dict[str, object], size:
             "peak_memory_bytes": max(facts.peak_memory_bytes, int(outcome["peak_memory_bytes"])),  # type: ignore[call-overload]
             "findings": [*found, *facts.findings],
             "watched": outcome["watched"],
+            "calibration": calibration,
             "publish_bytes": size,
         }
     )

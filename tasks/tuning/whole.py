@@ -80,6 +80,8 @@ class Whole:
     pruned: bool
     order: Any = None
     """Of the rows, where it is one of ours."""
+    stops: bool = False
+    """Whether the step under way is the last, since the process was told to stop."""
 
     def set_up(self, tuned: Tuned, device: Device) -> None:
         """Call after the trainer's own `__init__`."""
@@ -206,7 +208,6 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def __init__(self, trainer: Any, bar: Bar, save_every_s: float) -> None:
         self.trainer, self.bar, self.save_every_s = trainer, bar, save_every_s
         self.saved = self.began = time.monotonic()
-        self.stop = False
         self.first_step, self.first_s = 0, 0.0
         self.accuracy = ""
 
@@ -222,9 +223,9 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step % max(1, state.max_steps // 200) == 0:
             self.bar.move(state.global_step)
-        due, self.stop = together.agree(time.monotonic() - self.saved >= self.save_every_s, told_to_stop.is_set())
+        due, self.trainer.stops = together.agree(time.monotonic() - self.saved >= self.save_every_s, told_to_stop.is_set())
         is_evaluated = args.eval_strategy == "epoch" and state.global_step % steps_an_epoch(args, state) == 0  # and then saved
-        if (due or self.stop) and not is_evaluated:
+        if (due or self.trainer.stops) and not is_evaluated:
             control.should_log = control.should_save = True  # logged first, so that nothing diverged is saved
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -238,7 +239,7 @@ class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.saved = time.monotonic()
-        if self.stop:
+        if self.trainer.stops:
             raise stopped(state.global_step, self.trainer.tuned, self.trainer.folder)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:

@@ -166,6 +166,17 @@ def test_registering_again_leaves_a_pools_limit_and_pause_as_the_operator_set_th
     assert pools.kept["cpu"] == made | {"concurrency_limit": 1, "is_paused": True}
 
 
+def test_registering_again_without_a_claim_of_rows_keeps_the_one_that_jobs_see() -> None:
+    pools: Any = Pools()
+    apply_pool(pools, "gpu", "kubernetes", data_claim="rows")
+    claimed = pools.kept["gpu"]["base_job_template"]
+    assert "'claimName': 'rows'" in str(claimed)
+    apply_pool(pools, "gpu", "kubernetes")
+    assert pools.kept["gpu"]["base_job_template"] == claimed
+    apply_pool(pools, "gpu", "kubernetes", data_claim="others")
+    assert "'claimName': 'others'" in str(pools.kept["gpu"]["base_job_template"])
+
+
 def test_a_claim_of_rows_without_a_pool_of_kubernetes_jobs_is_refused_before_anything_is_asked() -> None:
     with (
         temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),

@@ -14,7 +14,7 @@ import torch
 from tasks import child
 from tasks.bases import ResolvedBase
 from tasks.config import Algorithm, Objective, Tuned
-from tasks.data.examples import read_examples, split_path
+from tasks.data.examples import read_examples, split_path, write_examples
 from tasks.data.tokenize import load_tokenizer, tokenize
 from tasks.errors import ChildDied
 from tasks.progress import Bar, listening
@@ -155,26 +155,31 @@ def test_further_pretraining_that_is_told_to_stop_goes_on_to_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("title", "done", "more"),
+    ("title", "done", "rows", "more"),
     [
-        ("prefer t", 2, {"objective": Objective.PREFERENCES}),
-        ("reward model t", 2, {"objective": Objective.REINFORCEMENT}),
-        ("reinforce t", 3, {"objective": Objective.REINFORCEMENT}),
-        ("reinforce t", 4, {"objective": Objective.REINFORCEMENT, "algorithm": Algorithm.GRPO}),
-        ("reinforce t", 12, {"objective": Objective.REINFORCEMENT}),
+        ("prefer t", 2, 96, {"objective": Objective.PREFERENCES}),
+        ("reward model t", 2, 96, {"objective": Objective.REINFORCEMENT}),
+        ("reinforce t", 3, 96, {"objective": Objective.REINFORCEMENT}),
+        ("reinforce t", 4, 96, {"objective": Objective.REINFORCEMENT, "algorithm": Algorithm.GRPO}),
+        ("reinforce t", 7, 8, {"objective": Objective.REINFORCEMENT}),  # in the second of three passes over train
+        ("reinforce t", 12, 96, {"objective": Objective.REINFORCEMENT}),
     ],
 )
 def test_preferences_and_reinforcement_that_are_told_to_stop_go_on_to_the_same_bits(
-    title: str, done: float, more: dict[str, Any], dataset: DatasetRecord, causal: ResolvedBase, home: Path
+    title: str, done: float, rows: int, more: dict[str, Any], dataset: DatasetRecord, causal: ResolvedBase, home: Path
 ) -> None:
     steps = {"reinforce_steps": 12, "group": 2, "kl_limit": 100.0}
-    monitored = RECIPE.model_copy(update=more | (steps if more["objective"] is Objective.REINFORCEMENT else {}))
-    asked = taught(monitored, dataset, causal, home / "stopped")
-    whole_asked = taught(monitored, dataset, causal, home / "whole")
+    tuned = RECIPE.model_copy(update=more | (steps if more["objective"] is Objective.REINFORCEMENT else {}))
+    home.mkdir()
+    write_examples(home / "train.parquet", read_examples(dataset, "train")[:rows])
+    train = {"train": str(home / "train.parquet")}
+    asked, unbroken = (taught(tuned, dataset, causal, home / name, **train) for name in ("stopped", "whole"))
     stopped_at(further.run, asked, title, done)
-    resumed, whole = further.run(asked), further.run(whole_asked)
-    assert resumed["watched"] == whole["watched"]
-    assert resumed["findings"] == whole["findings"]
+    resumed, whole = further.run(asked), further.run(unbroken)
+    for same in ("watched", "findings", "calibration"):
+        assert resumed[same] == whole[same]
+    assert resumed["calibration"]["rows"] == dataset.rows["dev"]
+    assert len(list((home / "stopped/work").glob("best-*"))) <= 2
     assert weights(home / "stopped") == weights(home / "whole") != {}
 
 

@@ -110,6 +110,7 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
     from tasks.data.tokenize import load_tokenizer
     from tasks.device import pick_device
+    from tasks.tuning.checkpoints import room_for
     from tasks.tuning.memory import peak_memory, within_memory
     from tasks.tuning.quiet import quiet_libraries
     from tasks.tuning.train import as_before
@@ -127,8 +128,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         return trainer, kind, before, _dev_loss(trainer), new
 
     (trainer, kind, before, after, new), findings = within_memory(job.tuned, job.base, device, job.checkpoints, attempt)
-    _store(job, trainer.model, kind)
-    load_tokenizer(job.base.path).tokenizer.save_pretrained(job.folder)
+    with room_for(f"the adapted base of {job.tuned.name!r}", job.folder, job.checkpoints):
+        _store(job, trainer.model, kind)
+        load_tokenizer(job.base.path).tokenizer.save_pretrained(job.folder)
     made = AdaptedRecord(
         kind=kind,
         texts=0,
@@ -218,7 +220,7 @@ def _trainer(job: Job, model: Any, kind: str, tokenizer: Any, device: Any, micro
         eval_dataset=dev,
     )
     trainer.set_up(tuned, device)
-    hide = DataCollatorForLanguageModeling(tokenizer, mlm=kind == "masked", mlm_probability=tuned.masked)
+    hide = DataCollatorForLanguageModeling(tokenizer, mlm=kind == "masked", mlm_probability=tuned.masked, seed=tuned.seed)
     trainer.data_collator = _collator(hide, tuned.seed, lambda: trainer.order.epoch)
     return trainer
 
@@ -230,9 +232,9 @@ def _collator(inner: Any, seed: int, epoch: Callable[[], int]) -> Any:
 
     def batch(rows: list[dict[str, Any]]) -> Any:
         ids = [list(row["input_ids"]) for row in rows]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(digest([seed, epoch() if rows[0]["learned"] else None, ids])[:15], 16))
-            return inner([{"input_ids": each} for each in ids])
+        drawn = int(digest([seed, epoch() if rows[0]["learned"] else None, ids])[:15], 16)
+        inner.generator = torch.Generator().manual_seed(drawn)
+        return inner([{"input_ids": each} for each in ids])
 
     return batch
 

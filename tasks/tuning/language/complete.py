@@ -21,6 +21,10 @@ ANSWERED_EACH_EPOCH = 64
 """Dev rows whose answers are written out after each epoch, at most, chosen by hash: writing is slow; the loss chooses the epoch."""
 
 
+LOGITS = 2**28
+"""Numbers that the evaluation of the loss has of the vocabulary at once, at most: 1 GiB in float32, and as much for the loss."""
+
+
 def train(request: dict[str, Any]) -> dict[str, Any]:
     """A `Job` in, an `Outcome` out. Errors as of `tasks.tuning.train.train`."""
     job = Job.model_validate(request)
@@ -182,7 +186,7 @@ def _mean_loss(model: Any, rows: Any, pad_id: int, device: Device, told: Callabl
     model.eval()
     make, total, tokens = collate(pad_id), 0.0, 0
     with torch.inference_mode(), torch.autocast(device.name, torch.bfloat16, enabled=device.dtype == "bfloat16"):
-        for batch in by_tokens(rows["length"][:], TOKENS_A_BATCH[device.name]):
+        for batch in by_tokens(rows["length"][:], min(TOKENS_A_BATCH[device.name], LOGITS // model.config.vocab_size)):
             given = {name: tensor.to(model.device) for name, tensor in make([rows[row] for row in batch]).items()}
             count = int((given["labels"][:, 1:] != -100).sum())
             total += float(model(**given).loss) * count

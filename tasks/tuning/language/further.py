@@ -23,7 +23,7 @@ from tasks.data.answers import same_text
 from tasks.device import Device, pick_device
 from tasks.errors import BadData
 from tasks.progress import progress
-from tasks.records import Example, Finding
+from tasks.records import Calibration, Example, Finding
 from tasks.tuning.language.pairs import FILE, Pair, load_pairs, split_pairs, write_pairs
 from tasks.tuning.memory import largest_divisor, peak_memory, within_memory
 from tasks.tuning.train import as_before
@@ -75,7 +75,10 @@ class Desk:
         self.tokenizer = load_tokenizer(job.base.path).tokenizer
         self.frame = frame_of(self.tokenizer)
         self.train: list[Example] = _by_hash(read_example_file(job.train))
-        self.dev: list[Example] = _by_hash(read_example_file(job.dev))[:ROWS_LOOKED_AT]
+        self.whole_dev: list[Example] = _by_hash(read_example_file(job.dev))
+        self.dev = self.whole_dev[:ROWS_LOOKED_AT]
+        self.seconds_before = 0.0
+        """What killed runs of this job took, up to their last checkpoints."""
         self.longest_answer = max(map(len, self.answers(job.labels))) if job.labels else self.tuned.max_answer_tokens
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
@@ -126,11 +129,12 @@ class Desk:
 
 
 def run(request: dict[str, Any]) -> dict[str, Any]:
-    """A `Job` in; `seconds`, `findings`, `watched` (a line a look) and `peak_memory_bytes` out."""
+    """A `Job` in; `seconds`, `findings`, `watched` (a line a look), `calibration` and `peak_memory_bytes` out."""
     job = Job.model_validate(request)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EXPERIMENTAL_SILENCE": "1"}
     from transformers import set_seed
 
+    from tasks.tuning.checkpoints import room_for
     from tasks.tuning.language.causal import store
     from tasks.tuning.quiet import quiet_libraries
 
@@ -153,9 +157,12 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
 
     at_once = largest_divisor(tuned.batch_size, AT_ONCE)
     (policy, findings, watched), memory = within_memory(tuned, job.base, desk.device, job.work, attempt, at_once)
-    store(policy, tuned, job.base, job.folder)
+    calibration = _calibration(desk, policy)
+    with room_for(f"contender {tuned.name!r}", job.folder, job.work):
+        store(policy, tuned, job.base, job.folder)
     return {
-        "seconds": round(time.perf_counter() - started, 3),
+        "seconds": round(time.perf_counter() - started + desk.seconds_before, 3),
+        "calibration": calibration and calibration.model_dump(mode="json"),
         "findings": [each.model_dump() for each in findings + memory],
         "watched": watched,
         "peak_memory_bytes": peak_memory(desk.device),
@@ -265,6 +272,7 @@ def _prefer(
     trainer.set_up(tuned, desk.device)
     before, supervised = _score(desk, policy), {name: weight.clone() for name, weight in trained_weights(policy).items()}
     trainer.run(f"prefer {tuned.name}", desk.job.save_every_s)
+    desk.seconds_before += trainer.seconds_before
     ranked = float(trainer.evaluate()["eval_rewards/accuracies"])
     after = _score(desk, policy)
     message = (
@@ -314,6 +322,7 @@ def _reward_model(desk: Desk, learned: Sequence[Pair], held: Sequence[Pair], row
     )
     trainer.set_up(tuned, desk.device)
     trainer.run(f"reward model {tuned.name}", desk.job.save_every_s)
+    desk.seconds_before += trainer.seconds_before
     ranked = float(trainer.evaluate()["eval_accuracy"])
     message = (
         f"reward model: {len(learned)} pairs learned; it ranks {100 * ranked:.0f} % of {len(held)} held-out pairs as preferred"
@@ -336,16 +345,21 @@ def _reinforce(desk: Desk, policy: Any, reward_model: Any, rows: int) -> tuple[l
         def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
             return desk.prompts(prompts), None, {}
 
+        def _get_train_sampler(self, dataset: Any = None) -> Any:
+            order = super()._get_train_sampler(dataset)
+            order.set_epoch = lambda epoch: order.generator.manual_seed(tuned.seed + epoch)  # a resumed pass has its own order too
+            return order
+
         def is_over(self, state: Any) -> bool:
             watch.catch_up(state)
             return bool(watch.stopped) or state.global_step >= state.max_steps
 
     tuned, every = desk.tuned, max(1, desk.tuned.reinforce_steps // LOOKS_A_RUN)
-    answers, whole = 2 * desk.tuned.group, largest_divisor(desk.tuned.batch_size, AT_ONCE)
+    answers = 2 * desk.tuned.group
     given = config(
         **(common(tuned, desk.device, desk.job.work / "policy") | {"save_strategy": "steps", "save_steps": every}),
         **_trl(desk),
-        **_in_parts(answers, largest_divisor(answers, answers * rows // whole)),
+        **_in_parts(answers, largest_divisor(answers, rows)),
         max_steps=tuned.reinforce_steps,
         learning_rate=tuned.reinforce_learning_rate,
         beta=tuned.kl_weight,
@@ -366,9 +380,10 @@ def _reinforce(desk: Desk, policy: Any, reward_model: Any, rows: int) -> tuple[l
         processing_class=desk.tokenizer,
     )
     trainer.set_up(tuned, desk.device)
-    watch = _watch(desk, policy, reward_model, every)
+    watch = _watch(desk, policy, reward_model, trainer, every)
     trainer.add_callback(watch)
     trainer.run(f"reinforce {tuned.name}", desk.job.save_every_s)
+    desk.seconds_before += trainer.seconds_before
     return watch.close(), watch.looks
 
 
@@ -400,12 +415,12 @@ def alarm(looks: Sequence[dict[str, float]], kl_limit: float) -> str:
     return ""
 
 
-def _watch(desk: Desk, policy: Any, reward_model: Any, every: int) -> Any:
+def _watch(desk: Desk, policy: Any, reward_model: Any, trainer: Any, every: int) -> Any:
     from safetensors.torch import load_file, save_file
     from transformers import TrainerCallback
 
-    from tasks.child import told_to_stop
     from tasks.data.examples import input_text
+    from tasks.tuning.checkpoints import newest, room_for
     from tasks.tuning.methods import set_weights, trained_weights
 
     class Watch(TrainerCallback):  # type: ignore[misc,unused-ignore]
@@ -420,7 +435,7 @@ def _watch(desk: Desk, policy: Any, reward_model: Any, every: int) -> Any:
             self.catch_up(state)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-            if logs and "reward" in logs and not told_to_stop.is_set():  # else the look is made up for when the run goes on
+            if logs and "reward" in logs and not trainer.stops:  # else the look is made up for when the run goes on
                 self.catch_up(state)
                 control.should_training_stop = control.should_training_stop or bool(self.stopped)
 
@@ -433,8 +448,8 @@ def _watch(desk: Desk, policy: Any, reward_model: Any, every: int) -> Any:
                 self.look(state)
             self.stopped = alarm(self.looks, desk.tuned.kl_limit)
 
-        def best(self) -> dict[str, float]:
-            return max(self.looks, key=lambda look: (look["score"], look["held_out_reward"]))
+        def best(self, looks: Sequence[dict[str, float]] = ()) -> dict[str, float]:
+            return max(looks or self.looks, key=lambda look: (look["score"], look["held_out_reward"]))
 
         def weights(self, look: dict[str, float]) -> Path:
             return desk.job.work / f"best-{look['step']:.0f}.safetensors"
@@ -455,9 +470,20 @@ def _watch(desk: Desk, policy: Any, reward_model: Any, every: int) -> Any:
                 }
             )
             if self.best() is self.looks[-1]:
-                save_file(trained_weights(policy), self.weights(self.looks[-1]))
+                with room_for("the best weights so far", self.weights(self.looks[-1]), trainer.folder):
+                    save_file(trained_weights(policy), self.weights(self.looks[-1]))
             write_durably(self.path, json.dumps(self.looks))
+            self.prune()
             policy.train()
+
+        def prune(self) -> None:
+            """Keep the weights of the best look, and of the best that a run which goes on from the newest checkpoint knows."""
+            found = newest(trainer.folder) if trainer.folder.exists() else None
+            known = [look for look in self.looks if look["step"] <= (found.step if found else 0)]
+            kept = {self.weights(self.best()), *([self.weights(self.best(known))] if known else [])}
+            for path in desk.job.work.glob("best-*.safetensors"):
+                if path not in kept:
+                    path.unlink()
 
         def close(self) -> list[Finding]:
             """Put the best weights in place, and say what was seen."""
@@ -483,6 +509,23 @@ def _score(desk: Desk, model: Any) -> float:
 
     said = desk.say(model, desk.dev, heed)
     return _mean([row.label is not None and same_text(text, row.label) for row, text in zip(desk.dev, said, strict=True)])
+
+
+def _calibration(desk: Desk, policy: Any) -> Calibration | None:
+    """Of what is published, on dev, where the contender names labels."""
+    import numpy
+
+    from tasks.data.examples import input_text
+    from tasks.tuning.calibration import calibrate
+    from tasks.tuning.language.causal import label_logits
+    from tasks.tuning.whole import heed
+
+    labels = desk.job.labels
+    if not labels or not desk.tuned.calibrate:
+        return None
+    prompts = desk.prompts([input_text(row.inputs) for row in desk.whole_dev])
+    logits = label_logits(policy, prompts, desk.answers(labels), desk.tokenizer.pad_token_id, heed)
+    return calibrate(logits.numpy(), numpy.array([labels.index(str(row.label)) for row in desk.whole_dev]))
 
 
 def _mean(values: Sequence[float]) -> float:
