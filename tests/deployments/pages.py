@@ -21,8 +21,8 @@ class Pages:
     """A browser's window on the UI of a Prefect server."""
 
     def __init__(self, page: "Page", server: str, pictures: Path) -> None:
-        self.page, self.pictures = page, pictures
-        self.root = server.removesuffix("/api") + "/v2"
+        self.page, self.pictures, self.address = page, pictures, server.removesuffix("/api")
+        self.root = self.address + "/v2"
         self._taken = 0
 
     def look(self, name: str, whole: bool = False) -> None:
@@ -30,9 +30,29 @@ class Pages:
         self._taken += 1
         self.page.screenshot(path=self.pictures / f"{self._taken:02d}-{name}.png", full_page=whole)
 
+    def find_deployment(self, flow: str, name: str) -> None:
+        """From the address that `make up` prints, by clicks alone."""
+        self.page.goto(self.address)
+        self.page.get_by_role("link", name="Deployments", exact=True).click()
+        self.page.get_by_placeholder("Search deployments").fill(name)  # the list shows ten of them
+        self.page.wait_for_url(lambda address: f"={name}" in address)  # the search comes late, and leaves a page opened meanwhile
+        rows = self.page.get_by_role("row").filter(has=self.page.get_by_role("link", name=flow, exact=True))
+        rows.get_by_role("link", name=name, exact=True).click()
+        self._run_button().wait_for()
+        self.says("Flow ID")
+
+    def open_custom_run(self) -> None:
+        """The form, from a deployment's page."""
+        self._run_button().click()
+        self.page.get_by_role("menuitem", name="Custom run").click()
+        self.page.get_by_role("button", name="Submit").wait_for()
+
+    def _run_button(self) -> "Locator":
+        return self.page.get_by_role("button", name="Run", exact=True)
+
     def open_deployment(self, deployment: str) -> None:
         self.page.goto(f"{self.root}/deployments/deployment/{deployment}")
-        self.page.get_by_role("link", name="Run").or_(self.page.get_by_role("button", name="Run")).first.wait_for()
+        self._run_button().wait_for()
 
     def open_form(self, deployment: str) -> None:
         self.page.goto(f"{self.root}/deployments/deployment/{deployment}/run")

@@ -36,7 +36,8 @@ CONFIG: dict[str, Any] = {
     "gate": GATE,
 }
 
-
+EPOCHS = 60
+"""So many that progress is told a few times before it is whole: every two seconds."""
 ALONE = {**CONFIG, "name": NAME, "tuned": []}
 """The prompt by itself, which thereby becomes the first champion."""
 
@@ -83,14 +84,14 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
     bakeoff, rollback = deployment(api, "bakeoff/cpu"), deployment(api, "rollback/cpu")
     before = run_count(api, bakeoff)
     with opened_pages(str(CHROMIUM), server, tmp_path) as ui:
-        ui.open_deployment(bakeoff)
+        ui.find_deployment("bakeoff", "cpu")
         ui.look("deployment")
         ui.page.get_by_role("tab", name="Description").click()
         ui.says("Prompt a large model, or fine-tune a small one?", "Runs on the pool")
         assert ui.page.get_by_text("Raises:").count() == 0
         ui.look("description")
 
-        ui.open_form(bakeoff)
+        ui.open_custom_run()
         ui.says(
             "Dataset",
             "The labelled examples that every contender is measured on.",
@@ -108,7 +109,8 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.says("Validation failed for field 'config.name'", "'Not A Name' does not match")
         ui.field("Name (Optional)").scroll_into_view_if_needed()
         ui.look("refused")
-        ui.open_form(bakeoff)
+        ui.open_deployment(bakeoff)
+        ui.open_custom_run()
         ui.field("Epochs (Optional)").fill("0")
         ui.page.get_by_role("button", name="Submit").click()
         ui.look("refused-at-once")
@@ -116,18 +118,21 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         assert run_count(api, bakeoff) == before
 
         ui.field("Name (Optional)").fill(NAME)
-        ui.field("Epochs (Optional)").fill("8")
+        ui.field("Epochs (Optional)").fill(f"{EPOCHS}")
         ui.field("Approval (Optional)").click()
         ui.look("form-filled-in")
         run = ui.submit()
         ui.leave()
         sent = api.get(f"/flow_runs/{run}").raise_for_status().json()["parameters"]["config"]
-        assert (sent["name"], sent["tuned"][0]["epochs"], sent["gate"]["approval"]) == (NAME, 8, True)
+        assert (sent["name"], sent["tuned"][0]["epochs"], sent["gate"]["approval"]) == (NAME, EPOCHS, True)
 
-        eventually(lambda: "progress-train-tiny" in artifacts(api, run))
+        eventually(lambda: 0 < artifacts(api, run).get("progress-train-tiny", 0) < 100)
         ui.open_run(run, tab="Artifacts")
         ui.says("progress-train-tiny")
         ui.look("progress")
+        ui.open_artifact("progress-train-tiny")
+        ui.says("Progress: ")
+        ui.look("progress-of-the-training")
         ui.leave()
         until(api, run, "Paused")
         ui.open_run(run)
@@ -140,6 +145,7 @@ def test_a_person_fills_in_the_form_watches_approves_and_rolls_back_in_a_browser
         ui.answer(word)
         ui.leave()
         assert finish(api, run)["type"] == "COMPLETED", logs(api, run)
+        assert artifacts(api, run)["progress-train-tiny"] == 100
 
         ui.open_run(run, tab="Artifacts")
         for key in ("verdict", "contenders", "champion", "report"):
