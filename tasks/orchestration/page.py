@@ -78,7 +78,7 @@ def progress_on_page() -> Iterator[None]:
 
     def hear(bar: Bar) -> None:
         share = 100.0 if bar.finished and not bar.total else 100 * bar.done / max(bar.total, 1e-9)
-        bars.put((bar.title, min(share, 100.0), f"{bar.title}: {bar.note}" if bar.note else bar.title))
+        bars.put((bar.title, round(min(share, 100.0), 1), f"{bar.title}: {bar.note}" if bar.note else bar.title))
 
     try:
         with listening(hear):

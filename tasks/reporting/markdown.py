@@ -1,11 +1,15 @@
 """The report as Markdown, for the run's page in Prefect: the same parts in the same order, pictures as their figures."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tasks.reporting.parts import Page, Section, Table
 from tasks.reporting.records import Said, ShownRow, Text
 from tasks.reporting.text import visible
 from tasks.verdict.text import escape, markdown_table
+
+MOST_ROWS = 60
+"""Of a picture's figures: beyond that the page is mostly one table."""
 
 
 def markdown_page(page: Page) -> str:
@@ -19,7 +23,7 @@ def markdown_page(page: Page) -> str:
 def _section(section: Section) -> Iterator[str]:
     yield f"## {escape(section.title)}"
     yield from (escape(text) for text in section.said)
-    for table in [*(chart.table for chart in section.charts), *section.tables]:
+    for table in [*(_thinned(chart.table) for chart in section.charts), *section.tables]:
         yield f"**{escape(table.caption)}**"
         yield _table(table)
     if section.facts:
@@ -28,6 +32,15 @@ def _section(section: Section) -> Iterator[str]:
     for code in section.codes:
         yield f"**{escape(code.title)}**"
         yield _code(code.text)
+
+
+def _thinned(table: Table) -> Table:
+    """A picture's figures; of many, some at equal distances and the last: a training tells its loss hundreds of times."""
+    every = -(-len(table.rows) // MOST_ROWS)
+    if every < 2 or table.marked is not None:
+        return table
+    rows = [*table.rows[:-1:every], table.rows[-1]]
+    return replace(table, caption=f"{table.caption} ({len(rows)} of {len(table.rows)} rows)", rows=rows)
 
 
 def _table(table: Table) -> str:

@@ -48,6 +48,8 @@ class Section:
     charts: Sequence[Chart] = ()
     rows: Sequence[ShownRow] = ()
     codes: Sequence[Code] = ()
+    drawn: Sequence[str] = ()
+    """Paragraphs that say how the pictures are read, for where they are seen."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tasks.config import Metric
 from tasks.records import BreakEven, ContenderVerdict, Guard, Looks, Verdict
-from tasks.verdict.text import DASH, dollars, escape, markdown_table, or_dash
+from tasks.verdict.text import DASH, counted, dollars, escape, in_dollars, markdown_table, or_dash
 from tasks.verdict.wording import percent, signed
 
 MONEY = ("contender", "tokens", "machine time", "training", "all together, $ for 1,000", "training, $ once", "rows/s", "front")
@@ -45,13 +45,14 @@ def break_even_text(found: BreakEven) -> str:
     """From which volume on tuning pays, in a sentence."""
     if found.answer == "unknown":
         return f"not known between {found.prompt} and {found.tuned}: a cost is missing"
-    costs = f"${or_dash(found.tuned_usd_per_1000, dollars)} for 1,000 against ${or_dash(found.prompt_usd_per_1000, dollars)}"
+    costs = f"{or_dash(found.tuned_usd_per_1000, in_dollars)} for 1,000 against {or_dash(found.prompt_usd_per_1000, in_dollars)}"
     if found.answer == "never":
         return f"never: {found.tuned} is no cheaper to run than {found.prompt} ({costs})"
-    once = f"training ${or_dash(found.training_usd, dollars)} over {found.months} months"
+    once = f"training {or_dash(found.training_usd, in_dollars)} over {counted(found.months, 'month')}"
     if found.answer == "always":
         return f"{found.tuned} is cheaper than {found.prompt} at any volume ({costs}; {once})"
-    return f"{found.tuned} is cheaper than {found.prompt} from {found.per_month or 0:,.0f} predictions a month on ({costs}; {once})"
+    volume = counted(round(found.per_month or 0), "prediction")
+    return f"{found.tuned} is cheaper than {found.prompt} from {volume} a month on ({costs}; {once})"
 
 
 def total_cost(line: ContenderVerdict) -> float | None:
@@ -80,7 +81,7 @@ def _front(verdict: Verdict) -> str:
     front = [(total_cost(line) or 0.0, line) for line in verdict.contenders if line.pareto]
     front.sort(key=lambda pair: pair[0])
     metric = Metric(verdict.metric)
-    figures = (f"{line.name} (${dollars(cost)}, {line.test.told(metric)})" for cost, line in front)
+    figures = (f"{line.name} ({in_dollars(cost)}, {line.test.told(metric)})" for cost, line in front)
     return f"nobody beats in both cost and quality: {', '.join(figures)}"
 
 

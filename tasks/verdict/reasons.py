@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from tasks.records import Comparison, Decision, Guard
 from tasks.verdict.contestants import Contestant
 from tasks.verdict.field import BOOTSTRAP, Field, MoreRows
-from tasks.verdict.text import dollars
+from tasks.verdict.text import counted, in_dollars
 from tasks.verdict.wording import gap, size
 
 
@@ -66,7 +66,7 @@ def reason_economical(field: Field, winner: Contestant, other: Contestant, decid
     between = field.against(winner, other)
     place = f"in the place of {field.label(field.champion)}" if field.champion else "as the first champion"
     also = "" if deciding is between else f"; {gap(deciding)}"
-    margin = f"{100 * field.gate.margin:g} points"
+    margin = counted(100 * field.gate.margin, "point")
     costs = f"{_usd(winner)} against {_usd(other)} for 1,000 predictions"
     return f"{_has(field, winner)}, {gap(between)}: as good within {margin}, at {costs}{also}: published {place}."
 
@@ -76,11 +76,11 @@ def _thrifty(field: Field) -> str:
     thrifty = field.economical
     if thrifty is None:
         return ""
-    found = field.against(thrifty, field.candidate)
+    found, margin = field.against(thrifty, field.candidate), counted(100 * field.gate.margin, "point")
     start = f" {thrifty.name} costs {_usd(thrifty)} for 1,000 predictions, not {_usd(field.candidate)}"
     if field.is_as_good(thrifty, field.candidate):
-        return f"{start}, and is as good within {100 * field.gate.margin:g} points, but beats not every trivial contender surely."
-    return f"{start}, but is not shown to be as good within {100 * field.gate.margin:g} points: {gap(found)}."
+        return f"{start}, and is as good within {margin}, but beats not every trivial contender surely."
+    return f"{start}, but is not shown to be as good within {margin}: {gap(found)}."
 
 
 def _guarded(guards: Sequence[Guard]) -> str:
@@ -119,13 +119,13 @@ def _gaps(field: Field, deciding: Comparison) -> str:
 
 
 def _usd(each: Contestant) -> str:
-    return f"${dollars(each.cost)}" if each.cost is not None else "an unknown cost"
+    return in_dollars(each.cost) if each.cost is not None else "an unknown cost"
 
 
 def _asked(field: Field, comparison: Comparison, sharer: Contestant | None = None) -> str:
     """What the gate asked for and did not get; empty where it got that."""
     gate, candidate, champion = field.gate, field.candidate, field.champion
-    level, margin = gate.alpha / (2 if sharer else 1), f"{100 * gate.margin:g} points"
+    level, margin = gate.alpha / (2 if sharer else 1), counted(100 * gate.margin, "point")
     if champion and field.beats(candidate, champion, level):
         return ""
     if champion and field.is_cheaper(candidate, champion):

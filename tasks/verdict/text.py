@@ -25,6 +25,16 @@ def dollars(value: float) -> str:
     return f"{value:.4f}" if value >= 0.0001 else "<0.0001"
 
 
+def in_dollars(value: float) -> str:
+    """The same with its sign: `$0.0480`, `<$0.0001`."""
+    return f"${dollars(value)}".replace("$<", "<$")
+
+
+def counted(value: float, what: str) -> str:
+    """Such as `1 point`, `0.5 points`, `1,200 predictions`."""
+    return f"{value:,.10g} {what}{'' if value == 1 else 's'}"
+
+
 def milliseconds(value: float) -> str:
     """Whole from 10 on."""
     return f"{value:.0f}" if value >= 9.5 else f"{value:.1f}"

@@ -10,8 +10,9 @@ import pytest
 from markdown_it import MarkdownIt
 
 from tasks.records import Reason, Trigger, Verdict, Why
-from tasks.reporting.markdown import markdown_page
+from tasks.reporting.markdown import MOST_ROWS, markdown_page
 from tasks.reporting.page import read_page, write_report
+from tasks.reporting.parts import Chart, Page, Section, Table
 from tasks.reporting.runs import KEPT, runs_folder
 from tasks.reporting.text import cut, visible
 from tasks.verdict.text import escape
@@ -247,3 +248,16 @@ def test_why_it_ran_stands_at_the_top_as_text_and_nothing_where_somebody_ran_it(
     seen = Seen(write_report(folder, Workspace(tmp_path)).read_text())
     assert "It ran because it was asked for: </p><script>alert(9)</script>[U+202E]." in seen.text
     assert not seen.all("script")
+
+
+def test_in_prefect_words_about_pictures_are_left_out_and_of_many_figures_some_are_shown_with_the_last() -> None:
+    rows = [[f"step {number}", f"{1 / number:.4f}"] for number in range(1, 500)]
+    charts = [Chart("Loss", "<svg/>", Table("Loss by step", ("step", "loss"), rows))]
+    section = Section("How the tuned ones learned", ["It learned."], charts=charts, drawn=["Under the dashed line it is too sure."])
+    told = markdown_page(Page("t", "h", "r", "a", "", "publish", [section]))
+    assert "It learned" in told
+    assert "dashed" not in told
+    shown = re.findall(r"step (\d+)", told)
+    assert (shown[0], shown[-1]) == ("1", "499")
+    assert MOST_ROWS / 2 < len(shown) <= MOST_ROWS + 1
+    assert f"{len(shown)} of 499 rows" in told

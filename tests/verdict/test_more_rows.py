@@ -50,7 +50,7 @@ def test_a_cheaper_one_that_may_be_worse_by_the_margin_is_asked_for_that():
     old, new = contestant("old", Arm.TUNED, BASE, cost=1.0), contestant("lora", Arm.TUNED, other(BASE, 220, 200), dev=0.9, cost=0.1)
     found = told(Gate(), [new, WEAK], old)
     assert found.decision is Decision.NOT_ENOUGH_EVIDENCE
-    assert "(as the cheaper one it must surely be less than 1 points worse)" in found.reason
+    assert "(as the cheaper one it must surely be less than 1 point worse)" in found.reason
     assert found.more_rows == rows_to_bound(Discordant(200, 220, 4000), 0.005, 0.05) - 4000
     assert (
         f"About {found.more_rows:,} more labelled test rows would tell, if it is 0.5 points worse, as it was here." in found.reason
@@ -71,7 +71,7 @@ def test_a_cheaper_one_that_is_as_good_as_the_champion_and_not_surely_better_tha
     trivial = contestant("tfidf", Arm.TRIVIAL, other(BASE, 290, 250), dev=0.5, cost=0.0)
     found = told(Gate(), [new, trivial], old)
     assert found.decision is Decision.NOT_ENOUGH_EVIDENCE
-    assert "(as good within 1 points, and cheaper; but it has no sure lead over the trivial tfidf)" in found.reason
+    assert "(as good within 1 point, and cheaper; but it has no sure lead over the trivial tfidf)" in found.reason
     assert found.more_rows
     assert f"About {found.more_rows:,} more labelled test rows would tell, if the gain over tfidf is 1.0 points." in found.reason
 

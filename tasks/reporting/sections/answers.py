@@ -28,9 +28,9 @@ def confusion_section(evidence: Evidence | None, pictures: Mapping[str, str]) ->
             drawn.append(Chart(each.contender, picture, _matrix(each.contender, each.confusion)))
         else:
             listed.append(_most_confused(each.contender, each.confusion))
-    said = ["Test rows by their right label (down) and the answer (across); a row's shades are shares of it."] if drawn else []
+    said = ["Test rows by their right label (down) and the answer (across)."] if drawn else []
     said += [f"With more than {MOST_LABELS} labels, the pairs that are taken for each other most often."] if listed else []
-    return Section(title, said, charts=drawn, tables=listed)
+    return Section(title, said, charts=drawn, tables=listed, drawn=["A row's shades are shares of it."] if drawn else [])
 
 
 def reliability_section(verdict: Verdict, evidence: Evidence | None, pictures: Mapping[str, str]) -> Section | None:
@@ -52,10 +52,8 @@ def reliability_section(verdict: Verdict, evidence: Evidence | None, pictures: M
         if line.test.brier is not None and line.test.ece is not None
     ]
     tables = [Table("Calibration on test; less is better", ("contender", "Brier score", "expected calibration error"), figures)]
-    said = [
-        "On the dashed line a contender is right as often as it says; under it, it is too sure. Larger marks stand for more rows."
-    ]
-    return Section("How far probabilities can be believed", said, charts=charts, tables=tables if figures else [])
+    drawn = ["On the dashed line a contender is right as often as it says; under it, it is too sure. Larger marks mean more rows."]
+    return Section("How far probabilities can be believed", drawn=drawn, charts=charts, tables=tables if figures else [])
 
 
 def slices_section(verdict: Verdict, pictures: Mapping[str, str]) -> Section | None:
@@ -79,7 +77,7 @@ def slices_section(verdict: Verdict, pictures: Mapping[str, str]) -> Section | N
             charts.append(Chart(f"By {column}", picture, Table(f"Accuracy by {column}, %", ("rows", "n", *names), rows)))
     if not charts:
         return None
-    return Section("Accuracy by slice", ["The finalists are drawn; the tables have everybody."], charts=charts)
+    return Section("Accuracy by slice", drawn=["The finalists are drawn; the tables have everybody."], charts=charts)
 
 
 def differing_section(evidence: Evidence | None) -> Section:

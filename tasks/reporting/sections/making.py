@@ -10,7 +10,7 @@ from tasks.reporting.parts import Chart, Code, Section, Table
 from tasks.reporting.records import Evidence, KeptRun, Reading
 from tasks.verdict.money_report import MONEY, money_cells
 from tasks.verdict.report import model_words
-from tasks.verdict.text import dollars
+from tasks.verdict.text import in_dollars
 from tasks.verdict.tuned_report import lift_words, size
 
 VERSIONS = ("bakeoff", "prefect", "torch", "transformers", "peft", "datasets", "openai", "scikit-learn", "statsmodels")
@@ -71,7 +71,7 @@ def cost_section(verdict: Verdict, kept: KeptRun | None) -> Section:
         tables.append(Table("What 1,000 predictions cost", MONEY, [money_cells(line) for line in lines]))
     paid = [each for each in kept.contenders if each.requests] if kept else []
     if paid:
-        rows = [[each.name, each.machine, f"{each.requests:,}", f"${dollars(each.spent_usd)}"] for each in paid]
+        rows = [[each.name, each.machine, f"{each.requests:,}", in_dollars(each.spent_usd)] for each in paid]
         head = ("contender", "asked", "requests", "paid")
         tables.append(Table("What asking about dev and test took, when it was done", head, rows, words=2))
     return Section("What it cost", said, tables=tables)

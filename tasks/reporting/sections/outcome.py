@@ -82,10 +82,10 @@ def front_section(verdict: Verdict, pictures: Mapping[str, str]) -> Section | No
         if place:
             rows.append([line.name, dollars(place[0]), f"{100 * place[1]:.1f}", "yes" if line.pareto else ""])
     unknown = [line.name for line in verdict.contenders if not cost_and_figure(line, verdict.metric)]
-    said = ["Up and to the left is better; on the dashed line are those that nobody beats in both."]
-    said += [f"Not shown, since a figure is not known: {', '.join(unknown)}."] if unknown else []
+    drawn = "Up and to the left is better; on the dashed line are those that nobody beats in both."
+    said = [f"Not shown, since a figure is not known: {', '.join(unknown)}."] if unknown else []
     table = Table("Cost and quality", ("contender", "$ for 1,000", "quality %", "on the front"), rows)
-    return Section("Cost against quality", said, charts=[Chart("Cost against quality", pictures["front"], table)])
+    return Section("Cost against quality", said, charts=[Chart("Cost against quality", pictures["front"], table)], drawn=[drawn])
 
 
 def _line(line: ContenderVerdict, winner: bool) -> list[str]:
