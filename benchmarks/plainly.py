@@ -32,6 +32,7 @@ def take_prefect_out() -> None:
     """Call stages as plain functions from here on. Before the flows are imported."""
     import prefect
     import prefect.artifacts
+    import prefect.events
     import prefect.futures
 
     def call(task: Any, *args: Any, **kwargs: Any) -> Any:
@@ -43,6 +44,7 @@ def take_prefect_out() -> None:
     prefect.Task.__call__ = call  # type: ignore[method-assign]
     prefect.Task.submit = submit  # type: ignore[method-assign, assignment]
     prefect.futures.wait = lambda *_, **__: None  # type: ignore[assignment]
+    prefect.events.emit_event = lambda *_, **__: None  # type: ignore[assignment]
     for name in ("table", "markdown", "link", "progress"):
         setattr(prefect.artifacts, f"create_{name}_artifact", lambda *_, **__: None)
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-GROUPS = ("deployments",), ("benchmarks", "cli", "contenders", "data", "flows", "serving", "tuning")
+GROUPS = ("benchmarks", "deployments"), ("cli", "contenders", "data", "flows", "serving", "tuning")
 """Folders that take about as long, together; everything else is the last group."""
 
 
