@@ -76,6 +76,8 @@ class Batches:
         self.there = True
         """Whether the server has a Batch API at all."""
         self._numbers = itertools.count(1)
+        self._working = threading.Lock()
+        """A batch is worked on once, and nobody sees it ended before its files are there."""
 
     def store(self, text: str) -> str:
         name = f"file-{next(self._numbers)}"
@@ -101,10 +103,11 @@ class Batches:
             return error(404, "no such batch")
         if say := self.on_look():
             return say
-        batch["looks"] += 1
-        if batch["looks"] >= self.looks and batch["status"] in ("validating", "in_progress"):
-            self._work(batch, ask)
-        return Say(batch)
+        with self._working:
+            batch["looks"] += 1
+            if batch["looks"] >= self.looks and batch["status"] in ("validating", "in_progress"):
+                self._work(batch, ask)
+            return Say(dict(batch))
 
     def _work(self, batch: dict[str, Any], ask: Callable[[dict[str, Any]], Say]) -> None:
         batch |= {"status": self.ending, f"{self.ending}_at": int(time.time())}

@@ -276,6 +276,7 @@ def test_new_rows_wait_for_the_money_that_a_batch_picked_up_may_take(server: Loo
 
 def test_two_runs_that_want_the_same_wait_for_one_batch(server: Loopback, ask_rows: Ask) -> None:
     server.batches.on_look = lambda: time.sleep(0.1)
+    server.behave = lambda request, number: time.sleep(0.05)  # while one look has the batch worked on, the other run looks too
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(lambda _: ask_rows(server.url, count=6, batch=True), range(2)))
     assert both[0] == both[1]
