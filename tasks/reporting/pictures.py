@@ -8,6 +8,7 @@ from tasks.reporting.charts.contenders import (
     draw_learning,
     draw_loss,
     draw_reliability,
+    draw_search,
 )
 from tasks.reporting.charts.drawing import slug
 from tasks.reporting.charts.verdict import cost_and_figure, draw_differences, draw_front, draw_slices
@@ -15,7 +16,7 @@ from tasks.reporting.records import Evidence, Reading
 from tasks.workspace import Building, Stage, Workspace
 
 MODULES = ("pictures", "charts.drawing", "charts.contenders", "charts.verdict")
-STAGE = Stage("pictures", 4, tuple(f"tasks.reporting.{module}" for module in MODULES), shared=False)
+STAGE = Stage("pictures", 5, tuple(f"tasks.reporting.{module}" for module in MODULES), shared=False)
 
 
 class Pictures(Record):
@@ -70,4 +71,6 @@ def _of_readings(readings: list[Reading]) -> dict[str, str]:
             found[slug("epochs", name)] = draw_epochs(name, each.training)
         if each.curve:
             found[slug("learning", name)] = draw_learning(name, each.curve)
+        if each.sweep:
+            found[slug("search", name)] = draw_search(name, each.sweep)
     return found

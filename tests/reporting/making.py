@@ -26,8 +26,10 @@ from tasks.records import (
     PredictionsRecord,
     Repeats,
     ScoresRecord,
+    SweepRecord,
     TokensRecord,
     TrainingFacts,
+    Trial,
     Verdict,
 )
 from tasks.reporting.runs import keep_run, runs_folder
@@ -152,7 +154,9 @@ def _contender(
     write_durably(folder / "record.json", contender.model_dump_json())
     answers = [_answer(made, place, label, arm) for place, label in enumerate(labels)]
     rows = [row for split in ("dev", "test") for row in join(name, split, examples, answers, made.labels)]
-    developed = {"repeats": REPEATS, "curve": CURVE} if arm is Arm.TUNED else {}  # known to the run alone, as in a real one
+    developed = {}
+    if arm is Arm.TUNED:  # known to the run alone, as in a real one
+        developed = {"repeats": REPEATS, "curve": CURVE, "sweep": SWEEP}
     return contender.model_copy(update={"folder": folder, **developed}), _evaluation(root, contender, rows, len(examples))
 
 
@@ -164,6 +168,15 @@ CURVE = CurveRecord(
     gain=0.01,
     gain_interval=(-0.01, 0.03),
     sentence="twice the labels would add 1.0 points",
+)
+TRIED = [(1e-3, "query,value", "complete", 0.7), (3e-3, "all-linear", "complete", 0.8), (1e-2, "query,value", "diverged", None)]
+SWEEP = SweepRecord(
+    trials=[
+        Trial(number=number, learning_rate=rate, rank=4, targets=targets, outcome=outcome, dev_accuracy=dev, epochs=[], seconds=9)
+        for number, (rate, targets, outcome, dev) in enumerate(TRIED)
+    ],
+    chosen=1,
+    seconds=27,
 )
 
 

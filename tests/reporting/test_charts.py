@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
 from tasks.records import Arm, CurvePoint, CurveRecord, Slice
-from tasks.reporting.charts.contenders import draw_confusion, draw_learning, draw_loss, draw_reliability
+from tasks.reporting.charts.contenders import draw_confusion, draw_learning, draw_loss, draw_reliability, draw_search
 from tasks.reporting.charts.drawing import short, slug
 from tasks.reporting.charts.verdict import draw_front, draw_slices
 from tasks.reporting.records import Bin, Confusion
-from tests.reporting.making import FACTS
+from tests.reporting.making import FACTS, SWEEP
 from tests.verdict.test_report import verdict
 
 NAMES = ["billing question", "delivery problem", "complaint of it", "cancel the order", "praise for staff", "warranty claims"]
@@ -142,6 +142,15 @@ def test_curves_of_a_single_point_are_drawn() -> None:
     points = [CurvePoint(share=1, rows=8, dev_accuracy=1.0, interval=proportion_confint(8, 8, method="wilson"))]
     curve = CurveRecord(points=points, intercept=0, slope=0, gain=0, gain_interval=(0, 0), sentence="More labels <would> help.")
     assert "More labels &lt;would&gt; help." in draw_learning("a", curve)
+
+
+def test_a_search_shows_each_trial_that_came_to_something_and_rings_the_chosen_one(drawn: list[Figure]) -> None:
+    svg = draw_search("a", SWEEP)
+    assert "rank 4, all-linear: 80.0 % on dev (complete)" in svg
+    axes = drawn[-1].axes[0]
+    points = [line.get_xydata().tolist()[0] for line in axes.lines if line.get_xydata().size]
+    assert points == [[1e-3, 70.0], [3e-3, 80.0], [3e-3, 80.0]]  # the last one is the ring
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["chosen: rank 4", "query,value", "all-linear"]
 
 
 def test_names_are_one_short_line() -> None:

@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from tasks.records import CurveRecord, TrainingFacts
-from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, WIN, draw, finish, lean_names, short, slug, spread
+from tasks.records import CurveRecord, SweepRecord, TrainingFacts
+from tasks.reporting.charts.drawing import ACCENT, FAINT, INK, MARKS, WIN, draw, finish, lean_names, short, slug, spread
 from tasks.reporting.records import Bin, Confusion
 
 if TYPE_CHECKING:
@@ -125,3 +125,37 @@ def draw_learning(contender: str, curve: CurveRecord) -> str:
         finish(axes, "train rows", "accuracy on dev, %")
 
     return draw(slug("learning", contender), f"How {contender} grows with its rows", curve.sentence, 2.8, paint, SMALL)
+
+
+def draw_search(contender: str, sweep: SweepRecord) -> str:
+    """Accuracy on dev against learning rate, a mark a trial: its shape by targets, hollow where it was given up, the chosen one
+    ringed."""
+    told = [(trial, trial.dev_accuracy) for trial in sweep.trials if trial.dev_accuracy is not None]
+    targets = list(dict.fromkeys(trial.targets for trial, _ in told))
+
+    def paint(axes: "Axes") -> None:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
+        for trial, accuracy in told:
+            face = ACCENT if trial.outcome == "complete" else "none"
+            mark = MARKS[targets.index(trial.targets) % len(MARKS)]
+            axes.plot(trial.learning_rate, 100 * accuracy, mark, color=ACCENT, markerfacecolor=face, markersize=6)
+            if trial.number == sweep.chosen:
+                said = f"chosen: rank {trial.rank}"
+                axes.plot(trial.learning_rate, 100 * accuracy, "o", color=WIN, markersize=12, fillstyle="none", mew=1.6, label=said)
+        for place, name in enumerate(targets if len(targets) > 1 else []):
+            axes.plot([], [], MARKS[place % len(MARKS)], color=ACCENT, linestyle="none", label=short(name))
+        if any(trial.outcome != "complete" for trial, _ in told):
+            axes.plot([], [], "o", color=ACCENT, markerfacecolor="none", linestyle="none", label="given up")
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, labelcolor=INK, fontsize=8)
+        finish(axes, "learning rate", "accuracy on dev, %")
+
+    said = "; ".join(
+        f"{trial.learning_rate:.3g}, rank {trial.rank}, {trial.targets}: {100 * accuracy:.1f} % on dev ({trial.outcome})"
+        for trial, accuracy in told
+    )
+    return draw(slug("search", contender), f"What the search for {contender} tried", said, 3.4, paint, SMALL)

@@ -1,6 +1,6 @@
 """How it was made: learning, findings, money, lineage, prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import yaml
 
@@ -22,7 +22,12 @@ def learning_section(verdict: Verdict, evidence: Evidence | None, pictures: Mapp
     readings = [each for each in evidence.readings if each.training] if evidence else []
     if not readings and not verdict.tuned:
         return None
-    charts = [chart for each in readings for chart in _curves(each, pictures)]
+    charts: list[Chart] = []
+    more: list[Table] = []
+    for each in readings:
+        drawn, tried = _search(each, pictures)
+        charts += [*_curves(each, pictures), *drawn]
+        more += [*tried, *_seeds(each)]
     head = ("contender", "method", "objective", "parameters trained", "of", "seconds", "memory", "to publish")
     rows = [
         [
@@ -38,7 +43,7 @@ def learning_section(verdict: Verdict, evidence: Evidence | None, pictures: Mapp
         for line in verdict.tuned
     ]
     tables = [Table("What training took", head, rows, words=3)] if rows else []
-    tables += [table for each in readings for table in _tried(each)]
+    tables += more
     said = [each.curve.sentence for each in readings if each.curve]
     said += [f"{lift.contender}: {lift_words(lift)}" for lift in verdict.lifts]
     return Section("How the tuned ones learned", said, charts=charts, tables=tables)
@@ -170,26 +175,32 @@ def _curves(reading: Reading, pictures: Mapping[str, str]) -> list[Chart]:
     return charts
 
 
-def _tried(reading: Reading) -> Sequence[Table]:
-    """The search and the seeds, where there were any."""
-    tables = []
-    if reading.sweep:
-        head = ("trial", "targets", "outcome", "learning rate", "rank", "accuracy on dev %")
-        rows = [
-            [
-                f"{each.number}",
-                each.targets,
-                each.outcome,
-                f"{each.learning_rate:.3g}",
-                f"{each.rank}",
-                "" if each.dev_accuracy is None else f"{100 * each.dev_accuracy:.1f}",
-            ]
-            for each in reading.sweep.trials
+def _search(reading: Reading, pictures: Mapping[str, str]) -> tuple[list[Chart], list[Table]]:
+    """What the search tried: its picture with the figures, or the figures alone."""
+    if not reading.sweep:
+        return [], []
+    head = ("trial", "targets", "outcome", "learning rate", "rank", "accuracy on dev %")
+    rows = [
+        [
+            f"{each.number}",
+            each.targets,
+            each.outcome,
+            f"{each.learning_rate:.3g}",
+            f"{each.rank}",
+            "" if each.dev_accuracy is None else f"{100 * each.dev_accuracy:.1f}",
         ]
-        chosen = next(place for place, each in enumerate(reading.sweep.trials) if each.number == reading.sweep.chosen)
-        tables.append(Table(f"{reading.contender}: what the search tried", head, rows, words=3, marked=chosen))
-    if reading.repeats:
-        found = zip(reading.repeats.seeds, reading.repeats.dev_accuracy, strict=True)
-        rows = [[f"{seed}", f"{100 * accuracy:.1f}"] for seed, accuracy in found]
-        tables.append(Table(f"{reading.contender}: by seed", ("seed", "accuracy on dev %"), rows))
-    return tables
+        for each in reading.sweep.trials
+    ]
+    chosen = next(place for place, each in enumerate(reading.sweep.trials) if each.number == reading.sweep.chosen)
+    title = f"{reading.contender}: what the search tried"
+    table = Table(title, head, rows, words=3, marked=chosen)
+    picture = pictures.get(slug("search", reading.contender))
+    return ([Chart(title, picture, table)], []) if picture else ([], [table])
+
+
+def _seeds(reading: Reading) -> list[Table]:
+    if not reading.repeats:
+        return []
+    found = zip(reading.repeats.seeds, reading.repeats.dev_accuracy, strict=True)
+    rows = [[f"{seed}", f"{100 * accuracy:.1f}"] for seed, accuracy in found]
+    return [Table(f"{reading.contender}: by seed", ("seed", "accuracy on dev %"), rows)]
