@@ -6,6 +6,7 @@ What was started without waiting for it is waited for. What stands in sentences 
 out.
 """
 
+import csv
 import logging
 import os
 import re
@@ -170,9 +171,10 @@ def has_rows(name: str, rows: int) -> Callable[[Reader], None]:
     """A file has so many rows, and a line above them."""
 
     def holds(reader: Reader) -> None:
-        lines = (reader.folder / name).read_text(encoding="utf-8").splitlines()
-        if len(lines) != rows + 1:
-            raise Broken(f"{name} has {len(lines)} lines")
+        with (reader.folder / name).open(encoding="utf-8", newline="") as file:
+            found = sum(1 for _ in csv.DictReader(file))
+        if found != rows:
+            raise Broken(f"{name} has {found} rows")
 
     return holds
 
