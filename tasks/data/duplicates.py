@@ -26,6 +26,7 @@ RECALL = 0.99
 CANDIDATES = 100
 """Held-out rows that one train row is compared with at most."""
 ROWS_AT_ONCE = 1000
+KEYS_AT_ONCE = 100_000
 WORDS_KEPT = 500_000
 
 Texts = tuple[str, ...]
@@ -113,15 +114,18 @@ def _candidates(folder: Path, held: int, train: int, bands: int) -> Any:
         theirs = np.fromfile(folder / "held" / str(band), dtype=np.uint64)
         order = np.argsort(theirs, kind="stable").astype(np.uint32)
         theirs = theirs[order]
-        own = np.fromfile(folder / "train" / str(band), dtype=np.uint64)
-        first = np.searchsorted(theirs, own, side="left")
-        counts = np.minimum(np.searchsorted(theirs, own, side="right") - first, CANDIDATES)
-        rows = np.flatnonzero(counts)
-        counts, first = counts[rows], first[rows]
-        ends = np.cumsum(counts)
-        within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
-        found = (np.repeat(rows, counts).astype(np.uint64) << np.uint64(32)) | order[np.repeat(first, counts) + within]
-        pairs = _at_most(np.union1d(pairs, found), CANDIDATES)
+        found = [pairs]
+        for start in range(0, train, KEYS_AT_ONCE):
+            own = np.fromfile(folder / "train" / str(band), dtype=np.uint64, count=KEYS_AT_ONCE, offset=8 * start)
+            first = np.searchsorted(theirs, own, side="left")
+            counts = np.minimum(np.searchsorted(theirs, own, side="right") - first, CANDIDATES)
+            rows = np.flatnonzero(counts)
+            counts, first = counts[rows], first[rows]
+            ends = np.cumsum(counts)
+            within = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+            which = np.repeat(rows + start, counts).astype(np.uint64) << np.uint64(32)
+            found.append(which | order[np.repeat(first, counts) + within])
+        pairs = _at_most(np.unique(np.concatenate(found)), CANDIDATES)
     return pairs
 
 

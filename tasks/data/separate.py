@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from tasks.data.duplicates import Texts, near_matches
-from tasks.data.rows import Row, Rows, joined
+from tasks.data.rows import KEYS_AT_ONCE, Row, Rows, joined
 from tasks.data.split import Plan
 from tasks.data.validate import SHOWN, Problems, plural, row_numbers
 from tasks.records import SPLITS, Finding, Split
@@ -57,12 +57,18 @@ def _copies(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     if not len(rows):
         return repeats, conflicts
     order = np.argsort(rows.key, kind="stable")
-    keys, labels = rows.key[order], rows.label[order]
-    again = np.concatenate([[False], keys[1:] == keys[:-1]])
-    starts = np.flatnonzero(~again)
-    sizes = np.diff(np.append(starts, len(rows)))
-    differ = np.logical_or.reduceat(labels != np.repeat(labels[starts], sizes), starts)
+    again = np.zeros(len(rows), dtype=bool)
+    for start in range(1, len(rows), KEYS_AT_ONCE):  # the keys in order are never all copied
+        some = rows.key[order[start - 1 : start + KEYS_AT_ONCE]]
+        again[start : start + KEYS_AT_ONCE] = some[1:] == some[:-1]
     repeats[order] = again
+    several = again | np.append(again[1:], False)  # rows of texts that stand there more than once: few, as a rule
+    if not several.any():
+        return repeats, conflicts
+    order, again = order[several], again[several]
+    labels, starts = rows.label[order], np.flatnonzero(~again)
+    sizes = np.diff(np.append(starts, len(order)))
+    differ = np.logical_or.reduceat(labels != np.repeat(labels[starts], sizes), starts)
     conflicts[order] = np.repeat(differ, sizes)
     return repeats, conflicts
 

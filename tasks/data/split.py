@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tasks.config import Splits
-from tasks.data.rows import KEY, Rows
+from tasks.data.rows import KEY, KEYS_AT_ONCE, Rows
 from tasks.errors import BadData
 from tasks.records import SPLITS, Split
 
@@ -77,8 +77,11 @@ def assign(plan: Plan, rows: Mapping[str, Rows]) -> dict[Split, Rows]:
     made = {}
     for role, share in plan.shares.items():
         source = rows[share.source]
-        places = places_of(source.key if source.cluster is None else source.cluster)
-        made[role] = source[(share.low <= places) & (places < share.high)]
+        keys, taken = source.key if source.cluster is None else source.cluster, np.zeros(len(source), dtype=bool)
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            places = places_of(keys[start : start + KEYS_AT_ONCE])
+            taken[start : start + KEYS_AT_ONCE] = (share.low <= places) & (places < share.high)
+        made[role] = source[taken]
     return made
 
 

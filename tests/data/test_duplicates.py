@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from tasks.data import duplicates
 from tasks.data.duplicates import Texts, content_key, near_matches, normalise
 from tests.data.made_rows import WORDS
 
@@ -60,8 +61,9 @@ def jaccard(one: str, other: str) -> float:
     return len(a & b) / len(a | b)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.85])
-def test_every_clear_match_is_found_and_nothing_else(threshold: float) -> None:
+@pytest.mark.parametrize(("threshold", "at_once"), [(0.5, 100_000), (0.85, 100_000), (0.85, 150)])
+def test_every_clear_match_is_found_and_nothing_else(threshold: float, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "KEYS_AT_ONCE", at_once)
     dice = random.Random(3)
     train, held = [], []
     for number in range(400):

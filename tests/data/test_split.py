@@ -9,8 +9,10 @@ import pyarrow.parquet
 import pytest
 
 from tasks.config import Splits
+from tasks.data import separate
 from tasks.data.examples import read_examples
 from tasks.data.rows import KEY
+from tasks.data.rows import Rows as Columns
 from tasks.data.split import places_of, plan_splits
 from tasks.errors import BadData
 from tasks.records import SPLITS, DatasetRecord, Finding, Split
@@ -152,6 +154,18 @@ def test_copies_with_different_labels_teach_nothing(save, load_it: Load) -> None
         "test: 2 rows have the same text and different labels; the first of each text was kept"
         " (case, punctuation, markup and white space aside): rows 1, 2",
     ]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_repeats_and_conflicts_are_found_however_many_keys_are_looked_at_at_once(at_once: int, monkeypatch) -> None:
+    monkeypatch.setattr(separate, "KEYS_AT_ONCE", at_once)
+    dice = np.random.default_rng(at_once)
+    for count, kinds in ((0, 1), (1, 1), (2, 1), (30, 40), (30, 8), (30, 1)):
+        keys, labels = dice.integers(0, kinds, count).astype(KEY), dice.integers(0, 2, count).astype(np.uint32)
+        rows = Columns(["s"], ["a", "b"], np.zeros(count, np.uint8), np.arange(count, dtype=np.uint32), keys, labels)
+        repeats, conflicts = separate._copies(rows)
+        assert repeats.tolist() == [key in keys[:place] for place, key in enumerate(keys)]
+        assert conflicts.tolist() == [len(set(labels[keys == key])) > 1 for key in keys]
 
 
 def test_a_row_in_train_and_test_is_refused_with_counts_and_rows(save, load_it: Load) -> None:
