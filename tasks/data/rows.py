@@ -2,8 +2,8 @@
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -50,12 +50,20 @@ class Rows(Sequence[Row]):
         if isinstance(which, int):
             key = self.key[which : which + 1].tobytes()
             return Row(self.sources[self.source[which]], int(self.place[which]), key, self.labels[self.label[which]])
-        taken = {name: getattr(self, name)[which] for name in ("source", "place", "key", "label")}
-        return replace(self, **taken, cluster=None if self.cluster is None else self.cluster[which])
+        return self._each(lambda column: column[which])
 
     def __iter__(self) -> Iterator[Row]:
         for place in range(len(self)):
             yield self[place]
+
+    def keep(self, which: np.ndarray) -> "Rows":
+        """Those of a mask, in place: what they were taken out of must not be used again, and no second copy lies in memory."""
+        return self._each(lambda column: _compacted(column, which))
+
+    def _each(self, change: Callable[[np.ndarray], np.ndarray]) -> "Rows":
+        source, place, key, label = map(change, (self.source, self.place, self.key, self.label))
+        cluster = None if self.cluster is None else change(self.cluster)
+        return Rows(self.sources, self.labels, source, place, key, label, cluster)
 
     def chunks(self) -> Iterator["Rows"]:
         """Some rows at once, all of one source's split."""
@@ -83,6 +91,16 @@ class Rows(Sequence[Row]):
         """Rows by label."""
         counts = np.bincount(self.label, minlength=len(self.labels))
         return Counter({label: int(count) for label, count in zip(self.labels, counts, strict=True) if count})
+
+
+def _compacted(column: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """A column's cells of a mask, moved to its beginning."""
+    filled = 0
+    for start in range(0, len(column), KEYS_AT_ONCE):
+        some = column[start : start + KEYS_AT_ONCE][which[start : start + KEYS_AT_ONCE]]
+        column[filled : filled + len(some)] = some
+        filled += len(some)
+    return column[:filled]
 
 
 def joined(parts: Sequence[Rows]) -> Rows:

@@ -28,7 +28,8 @@ class Separated:
 
 
 def drop_duplicates(roles: Mapping[Split, Rows], drop: bool = True) -> Separated:
-    """Each text once a split; without `drop` repeats are only counted, and stay as the source has them.
+    """Each text once a split; without `drop` repeats are only counted, and stay as the source has them. `roles` must not be used
+    again.
 
     Copies with the same label: the first stays. Copies with different labels: in train all of them go, since none can be trusted to
     teach; in dev and test the first stays, so that the source's figures stay comparable.
@@ -38,8 +39,8 @@ def drop_duplicates(roles: Mapping[Split, Rows], drop: bool = True) -> Separated
         rows = roles[role]
         repeats, conflicts = _copies(rows)
         left = repeats | conflicts if role == "train" else repeats
-        made.roles[role] = rows[~left] if drop and left.any() else rows
-        again = rows[repeats & ~conflicts]
+        again, clashing = rows[repeats & ~conflicts], rows[conflicts]
+        made.roles[role] = rows.keep(~left) if drop and left.any() else rows
         if len(again):
             did = "dropped" if drop else "kept"
             made.findings.append(_finding("duplicate", again, f"{role}: {did} {plural(len(again), 'row')} repeating another"))
@@ -47,7 +48,7 @@ def drop_duplicates(roles: Mapping[Split, Rows], drop: bool = True) -> Separated
             kept = "all were dropped" if role == "train" else "the first of each text was kept"
             kept = kept if drop else "all were kept"
             text = f"{role}: {plural(int(conflicts.sum()), 'row')} have the same text and different labels; {kept}"
-            made.findings.append(_finding("conflict", rows[conflicts], text))
+            made.findings.append(_finding("conflict", clashing, text))
     return made
 
 
@@ -136,7 +137,7 @@ def check_overlap(made: Separated, max_overlap: float, problems: Problems) -> No
 def _leave(made: Separated, role: Split, leaving: np.ndarray, kind: str, which: str) -> None:
     if leaving.any():
         gone = made.roles[role][leaving]
-        made.roles[role] = made.roles[role][~leaving]
+        made.roles[role] = made.roles[role].keep(~leaving)
         made.findings.append(_finding(kind, gone, f"{role}: {plural(len(gone), 'row')} {which} left {role}"))
 
 

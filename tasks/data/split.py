@@ -73,16 +73,21 @@ def plan_splits(names: Sequence[str], splits: Splits) -> Plan:
 
 
 def assign(plan: Plan, rows: Mapping[str, Rows]) -> dict[Split, Rows]:
-    """Each role's rows, in the source's order."""
-    made = {}
-    for role, share in plan.shares.items():
-        source = rows[share.source]
-        keys, taken = source.key if source.cluster is None else source.cluster, np.zeros(len(source), dtype=bool)
-        for start in range(0, len(keys), KEYS_AT_ONCE):
-            places = places_of(keys[start : start + KEYS_AT_ONCE])
-            taken[start : start + KEYS_AT_ONCE] = (share.low <= places) & (places < share.high)
-        made[role] = source[taken]
-    return made
+    """Each role's rows, in the source's order. They are taken out of `rows`, which must not be used again."""
+    taken = {role: _taken(share, rows[share.source]) for role, share in plan.shares.items()}
+    in_place = {share.source: role for role, share in reversed(plan.shares.items())}  # train's, where it is among them
+    made = {role: rows[share.source][taken[role]] for role, share in plan.shares.items() if in_place[share.source] != role}
+    made |= {role: rows[source].keep(taken[role]) for source, role in in_place.items()}
+    return {role: made[role] for role in SPLITS}
+
+
+def _taken(share: Share, source: Rows) -> np.ndarray:
+    """A mask: which rows of its source's split are a role's."""
+    keys, taken = source.key if source.cluster is None else source.cluster, np.zeros(len(source), dtype=bool)
+    for start in range(0, len(keys), KEYS_AT_ONCE):
+        places = places_of(keys[start : start + KEYS_AT_ONCE])
+        taken[start : start + KEYS_AT_ONCE] = (share.low <= places) & (places < share.high)
+    return taken
 
 
 def places_of(keys: np.ndarray) -> np.ndarray:

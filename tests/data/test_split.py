@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from tasks.config import Splits
+from tasks.data import rows as columns
 from tasks.data import separate
 from tasks.data.examples import read_examples
 from tasks.data.rows import KEY
@@ -154,6 +155,21 @@ def test_copies_with_different_labels_teach_nothing(save, load_it: Load) -> None
         "test: 2 rows have the same text and different labels; the first of each text was kept"
         " (case, punctuation, markup and white space aside): rows 1, 2",
     ]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 100])
+def test_rows_kept_in_place_are_those_of_the_mask(at_once: int, monkeypatch) -> None:
+    monkeypatch.setattr(columns, "KEYS_AT_ONCE", at_once)
+    dice = np.random.default_rng(at_once)
+    for count, share in ((0, 0.5), (1, 0.0), (30, 0.0), (30, 0.5), (30, 1.0)):
+        keys, which = dice.bytes(16 * count), dice.random(count) < share
+        numbers = np.arange(count, dtype=np.uint32)
+        key = np.frombuffer(bytearray(keys), dtype=KEY)
+        rows = Columns(["s"], ["a", "b"], np.zeros(count, np.uint8), numbers, key, numbers % 2, key.copy())
+        expected = list(rows[which])
+        kept = rows.keep(which)
+        assert list(kept) == expected
+        assert kept.cluster.tolist() == [row.key.rstrip(b"\0") for row in expected]
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 100])
