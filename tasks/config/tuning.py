@@ -138,6 +138,9 @@ class Tuned(Part):
     """What an error counts: the same for every row (`none`), or more for rare labels (`balanced`)."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of each row's target that is spread over all labels; 0 trains on the labels as they are."""
+    head_start: bool = False
+    """Classifiers: begin with a head that points where the base's outputs tell train's labels apart (one forward pass over 4,096
+    rows at most), in place of a random one: against first epochs that learn nothing."""
     calibrate: bool = True
     """Fit a temperature on dev, so that probabilities say how often the contender is right; labels and logits stay as they are."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[], max_length=20)
@@ -251,7 +254,7 @@ class Tuned(Part):
         return self.model_copy(update=plain | changes)
 
 
-OF_HEADS = ("class_weights", "label_smoothing", "early_stopping")
+OF_HEADS = ("class_weights", "label_smoothing", "early_stopping", "head_start")
 """What only a training with a head heeds."""
 SEVERAL = (
     "seeds",

@@ -140,6 +140,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
 
     from tasks.tuning import together
     from tasks.tuning.batches import part_of
+    from tasks.tuning.checkpoints import newest
     from tasks.tuning.faster import compile_where_it_pays, hold_rounded, speed_up
     from tasks.tuning.kept import can_be_kept
     from tasks.tuning.methods import choose_weights, load_base
@@ -161,6 +162,8 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     exact_again = hold_rounded(model) if (device.name, device.dtype) == ("cpu", "bfloat16") and not tuned.dora else None
     if keeps:
         train, dev = _kept(job, device, model, tokenizer.pad_token_id, train, dev)
+    if tuned.head_start and not newest(job.checkpoints):
+        _start_head(job, device, model, tokenizer.pad_token_id, train)
     trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
     trainer.exact_again = exact_again
     trainer.gives_up = job.trial.gives_up if job.trial else None
@@ -180,6 +183,20 @@ def _kept(job: Job, device: Device, model: Any, pad_id: int, train: Any, dev: An
         dev = keep(model, dev, folder, "dev", pad_id, device.dtype, bar.advance, device.threads)
     stand_in(model)
     return train, dev
+
+
+def _start_head(job: Job, device: Device, model: Any, pad_id: int, train: Any) -> None:
+    """A head that knows something before the rest moves. Each of several processes does the same."""
+    from tasks.tuning.start import MOST_ROWS, start_head
+    from tasks.tuning.whole import heed
+
+    with progress(f"head of {job.tuned.name}", min(len(train), MOST_ROWS)) as bar:
+
+        def told(rows: int) -> None:
+            bar.advance(rows)
+            heed()
+
+        start_head(model, job.tuned, train, pad_id, device, told)
 
 
 def _store(job: Job, trainer: Any) -> None:

@@ -40,6 +40,7 @@ TRAIN = Stage(
         "tasks.tuning.cores",
         "tasks.tuning.joined",
         "tasks.tuning.kept",
+        "tasks.tuning.start",
         "tasks.tuning.checkpoints",
         "tasks.tuning.language.causal",
         "tasks.tuning.language.complete",

@@ -21,6 +21,7 @@ from tasks.child import run_child
 from tasks.errors import ChildDied, TrainingError
 from tasks.progress import Bar, listening
 from tasks.records import TokensRecord
+from tasks.tuning import start
 from tasks.tuning.train import train
 from tests.live import descendants
 from tests.tuning.test_tune import RECIPE, adapter, job
@@ -96,6 +97,35 @@ def test_a_stop_within_an_evaluation_makes_a_checkpoint_that_is_evaluated_first_
     assert adapter(home / "stopped") == adapter(home / "whole")
 
 
+@pytest.mark.usefixtures("clear")
+def test_a_training_with_a_heads_start_is_resumed_to_the_same_bits_without_a_second_one(
+    tokens: TokensRecord, base: ResolvedBase, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    starts, real = [], start.start_head
+    monkeypatch.setattr(start, "start_head", lambda *given: starts.append(given) or real(*given))
+    recipe = RECIPE.model_copy(update={"head_start": True, "epochs": 2})
+    asked = job(recipe, tokens, base, home / "stopped")
+
+    def stop_at(title: str) -> None:
+        def stop(bar: Bar) -> None:
+            if bar.title == title:
+                child.told_to_stop.set()
+
+        with listening(stop), pytest.raises(ChildDied, match="told to stop"):
+            train(asked)
+        child.told_to_stop.clear()
+
+    stop_at("head of tiny")
+    assert not kept(home / "stopped")
+    stop_at("dev tiny")
+    assert (kept(home / "stopped"), len(starts)) == ([STEPS_AN_EPOCH], 2)
+    resumed = train(asked)
+    assert len(starts) == 2
+    assert curve(resumed) == curve(train(job(recipe, tokens, base, home / "whole")))
+    assert adapter(home / "stopped") == adapter(home / "whole")
+    assert curve(resumed) != curve(train(job(recipe.model_copy(update={"head_start": False}), tokens, base, home / "plain")))
+
+
 @pytest.mark.slow
 def test_a_training_whose_parent_is_killed_writes_a_checkpoint_and_ends(
     tokens: TokensRecord, base: ResolvedBase, home: Path
@@ -124,6 +154,7 @@ def test_a_training_whose_parent_is_killed_writes_a_checkpoint_and_ends(
 
 FULL_DISK = """
 import json, resource, sys
+from tasks.tuning import start
 from tasks.tuning.train import train
 from tasks.errors import TrainingError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
