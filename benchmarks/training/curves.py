@@ -33,7 +33,8 @@ def read_curves(bench: Bench, seed: int) -> dict[str, Any]:
     if curves.get("environments") != [PLAIN, OURS]:  # times of others say nothing of these
         curves = {"environments": [PLAIN, OURS], "plain": [], "bakeoff": [], "right": {}}
         shutil.rmtree(home_of(bench, seed) / "plain", ignore_errors=True)
-    if Tuned.model_validate(curves.get("recipe") or {"name": "none"}) != RECIPE:  # fields that came later have their defaults
+    plain = Tuned(name=RECIPE.name).model_dump(mode="json")
+    if plain | curves.get("recipe", {}) != RECIPE.model_dump(mode="json"):  # fields that came later have their defaults
         curves["recipe"] = RECIPE.model_dump(mode="json")
         curves["right"].pop("bakeoff", None)  # of another recipe
     return curves

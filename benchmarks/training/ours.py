@@ -30,7 +30,7 @@ def train_on(bench: Bench, folder: Path, out: Path, **changes: Any) -> tuple[Any
         folder=out / "made",
         checkpoints=out / "checkpoints",
     )
-    with timed((Trainer, "train"), (train, "_kept")) as clock:
+    with timed((Trainer, "train"), (train, "_kept"), (train, "_start_head")) as clock:
         trainer = train._attempt(job, pick_device(), bench.tokenizer, job.tuned.batch_size)[0]
     return trainer, clock
 

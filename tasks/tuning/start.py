@@ -1,9 +1,9 @@
 """Where a new head begins: in the direction of a logistic regression on what the base says of train rows, in place of a random one.
 
 From a random one the first epochs of a small base can pass without learning anything: the encoder gets no useful gradient through
-a head that knows nothing. The weights are as long as the random ones were: from the regression's own, which can be a hundred times
-that where a base's outputs differ little, the encoder learns less (docs/training.md). It costs one forward pass over `MOST_ROWS`
-rows at most, once a training, and draws no random number of torch's.
+a head that knows nothing. The weights are as long as the random ones were: with the regression's own, which can be a hundred times
+that where a base's outputs differ little, less was learned (docs/tuning.md). It costs one forward pass over `MOST_ROWS` rows at
+most, once a training, and draws no random number of torch's.
 
 Only the child process that trains imports this module: it loads torch.
 """
@@ -26,37 +26,44 @@ MOST_ROWS = 4_096
 """A regression of a few hundred weights learns little from more."""
 MOST_STEPS = 1_000
 """Of the regression's solver; a head that has not converged is a start all the same."""
+FLATTEST = 0.1
+"""Of the middle spread: an input that hardly moves is not scaled up beyond this, or its weight would be nearly all of the head."""
 logger = logging.getLogger(__name__)
 
 
-def start_head(model: Any, tuned: Tuned, train: Dataset, pad_id: int, device: Device, told: Callable[[int], None]) -> bool:
-    """Set the last layer of a classifier's head, in place; whether that was possible.
-
-    A head that does not end in a trained linear layer, labels of one kind alone, or numbers that are none leave it as it is.
+def start_head(model: Any, tuned: Tuned, train: Dataset, pad_id: int, device: Device, told: Callable[[int], None]) -> str:
+    """Set the last layer of a classifier's new head, in place; why it stays as it is, empty where it was set.
 
     Args:
         train: columns `input_ids`, `label`, `length`.
         told: hears of the rows done.
     """
     last = _last_linear(model)
+    if last is None:
+        return "the head does not end in a new linear layer that trains"
     rows = chosen_rows(len(train), tuned.seed)
-    labels = [int(label) for label in train[rows]["label"]]
-    if last is None or len(set(labels)) < 2:
-        return False
+    labels = [int(label) for label in train["label"][rows]]
+    if len(set(labels)) < 2:
+        return "the rows have one label alone"
     said = _inputs_of(model, last, train, rows, pad_id, device, told)
     if not torch.isfinite(said).all():
-        return False  # the training itself will say so
+        return "what the base says is no number"
     balanced, has_bias = tuned.class_weights is ClassWeights.BALANCED, last.bias is not None
     weight, bias, right = regression(said, labels, last.out_features, balanced, has_bias)
     if not weight.any():
-        return False
-    with torch.no_grad():
-        shrink = last.weight.norm() / weight.norm()  # no longer than random ones, which the encoder moves along with
-        last.weight.copy_(shrink * weight)
-        if has_bias:
-            last.bias.copy_(shrink * bias)
+        return "what the base says is the same of all rows"
+    set_last(last, weight, bias)
     logger.info("the head of %s starts from a regression on %d rows, right on %.1f %% of them", tuned.name, len(rows), 100 * right)
-    return True
+    return ""
+
+
+def set_last(last: Any, weight: Any, bias: Any) -> None:
+    """Turn a layer's weights in a direction; they stay as long as they were."""
+    with torch.no_grad():
+        shrink = float(last.weight.norm()) / float(weight.norm())  # of no device: the layer may lie on another one
+        last.weight.copy_(shrink * weight)
+        if last.bias is not None:
+            last.bias.copy_(shrink * bias)
 
 
 def chosen_rows(rows: int, seed: int) -> list[int]:
@@ -80,7 +87,8 @@ def regression(said: Any, labels: Sequence[int], count: int, balanced: bool, has
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
-    middle, spread = said.mean(0) * has_bias, said.std(0, correction=0).clamp_min(1e-6)
+    middle, spread = said.mean(0) * has_bias, said.std(0, correction=0)
+    spread = spread.clamp_min(max(1e-6, FLATTEST * float(spread.median())))
     scaled = ((said - middle) / spread).numpy()
     weights = "balanced" if balanced else None
     fit = LogisticRegression(C=1 / said.shape[1], fit_intercept=has_bias, class_weight=weights, max_iter=MOST_STEPS)
@@ -112,11 +120,19 @@ class _Before(torch.nn.Module):
 
 
 def _last_linear(model: Any) -> Any:
-    """The linear layer that gives a number a label, if it trains; else None."""
-    count = model.config.num_labels
-    layers = [each for name, each in model.named_modules() if type(each) is torch.nn.Linear and "lora_" not in name]
-    trained = [each for each in layers if each.out_features == count and each.weight.requires_grad]
-    return trained[-1] if trained else None
+    """The linear layer that gives a number a label, if it is new and trains; else None."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    found = None
+    for name, layer in inner.named_modules():
+        is_new = f"{name.replace('.modules_to_save.default', '')}.weight" in inner.lacked
+        if (
+            type(layer) is torch.nn.Linear
+            and is_new
+            and layer.out_features == inner.config.num_labels
+            and layer.weight.requires_grad
+        ):
+            found = layer
+    return found
 
 
 def _inputs_of(

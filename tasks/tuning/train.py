@@ -162,7 +162,7 @@ def _attempt(job: Job, device: Device, tokenizer: Any, micro_batch: int) -> tupl
     exact_again = hold_rounded(model) if (device.name, device.dtype) == ("cpu", "bfloat16") and not tuned.dora else None
     if keeps:
         train, dev = _kept(job, device, model, tokenizer.pad_token_id, train, dev)
-    if tuned.head_start and not newest(job.checkpoints):
+    if tuned.head_start and not together.of_first(lambda: newest(job.checkpoints)):
         _start_head(job, device, model, tokenizer.pad_token_id, train)
     trainer = LabelTrainer(model, tuned, device, train, dev, tokenizer.pad_token_id, given)
     trainer.exact_again = exact_again
@@ -196,7 +196,9 @@ def _start_head(job: Job, device: Device, model: Any, pad_id: int, train: Any) -
             bar.advance(rows)
             heed()
 
-        start_head(model, job.tuned, train, pad_id, device, told)
+        reason = start_head(model, job.tuned, train, pad_id, device, told)
+    if reason:
+        logger.warning("train %s: head_start changes nothing: %s", job.tuned.name, reason)
 
 
 def _store(job: Job, trainer: Any) -> None:

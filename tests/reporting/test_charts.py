@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from statsmodels.stats.proportion import proportion_confint
 
-from tasks.records import Arm, CurvePoint, CurveRecord, Slice
+from tasks.records import Arm, CurvePoint, CurveRecord, Slice, Trial
 from tasks.reporting.charts.contenders import draw_confusion, draw_learning, draw_loss, draw_reliability, draw_search
 from tasks.reporting.charts.drawing import short, slug
 from tasks.reporting.charts.verdict import draw_front, draw_slices
@@ -151,6 +151,31 @@ def test_a_search_shows_each_trial_that_came_to_something_and_rings_the_chosen_o
     points = [line.get_xydata().tolist()[0] for line in axes.lines if line.get_xydata().size]
     assert points == [[1e-3, 70.0], [3e-3, 80.0], [3e-3, 80.0]]  # the last one is the ring
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["chosen: rank 4", "query,value", "all-linear"]
+
+
+@pytest.mark.parametrize("rates", [[1e-3], [5e-4, 5.5e-4], [1e-3, 2e-3], [1e-4, 1e-3], [1e-5, 1e-4, 1e-3], [1e-6, 1e-2]])
+@pytest.mark.parametrize("targets", [1, 3, 12])
+def test_a_search_of_any_span_and_targets_has_numbers_apart_and_room_for_its_marks(
+    rates: list[float], targets: int, drawn: list[Figure]
+) -> None:
+    def trial(number: int) -> Trial:
+        name = f"layer_{number % targets}"
+        return SWEEP.trials[0].model_copy(
+            update={
+                "number": number,
+                "learning_rate": rates[number % len(rates)],
+                "targets": name,
+                "dev_accuracy": 0.5 + number / 99,
+            }
+        )
+
+    draw_search("a", SWEEP.model_copy(update={"trials": [trial(number) for number in range(12)], "chosen": 3}))
+    axes = drawn[-1].axes[0]
+    low, high = axes.get_xlim()
+    numbers = [tick.label1 for tick in axes.xaxis.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_text()]
+    assert numbers
+    assert_apart(numbers)
+    assert axes.get_position().height > 0.35
 
 
 def test_names_are_one_short_line() -> None:

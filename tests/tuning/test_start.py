@@ -51,7 +51,7 @@ def test_a_head_of_any_kind_knows_something_before_training(kind: str, tmp_path:
     before, drawn = {name: weight.clone() for name, weight in model.named_parameters()}, torch.get_rng_state()
     assert accuracy(model, rows) < 0.7
     heard: list[int] = []
-    assert start_head(model, tuned, rows, 0, CPU, heard.append)
+    assert start_head(model, tuned, rows, 0, CPU, heard.append) == ""
     assert accuracy(model, rows) > 0.7
     assert sum(heard) == len(rows)
     assert torch.equal(torch.get_rng_state(), drawn)
@@ -64,13 +64,13 @@ def test_a_head_of_any_kind_knows_something_before_training(kind: str, tmp_path:
 def test_each_method_begins_so(method: Method, tmp_path: Path) -> None:
     model, tuned = make_model(tmp_path, labels=3, method=method)
     rows = make_rows(120, labels=3)
-    assert start_head(model, tuned, rows, 0, CPU, lambda _: None)
+    assert start_head(model, tuned, rows, 0, CPU, lambda _: None) == ""
     assert accuracy(model, rows) > 0.6
 
 
 def test_the_regression_is_that_of_standardised_inputs_given_for_inputs_as_they_are() -> None:
     torch.manual_seed(0)
-    said, labels = 3 + torch.randn(90, 5) * torch.tensor([0.1, 1.0, 10.0, 1.0, 1.0]), [row % 3 for row in range(90)]
+    said, labels = 3 + torch.randn(90, 5) * torch.tensor([0.3, 1.0, 10.0, 1.0, 1.0]), [row % 3 for row in range(90)]
     said[:, 1] += torch.tensor(labels)
     weight, bias, right = regression(said, labels, 3, balanced=False, has_bias=True)
     scale = StandardScaler().fit(said.numpy())
@@ -97,11 +97,32 @@ def test_of_many_rows_some_are_chosen_by_the_seed() -> None:
     assert chosen_rows(7, 1) == [*range(7)]
 
 
-@pytest.mark.parametrize("broken", ["one label", "no number"])
-def test_where_nothing_can_be_fitted_the_head_stays_as_it_is(broken: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ("one label", "one label alone"),
+        ("no number", "no number"),
+        ("not new", "new linear layer"),
+        ("no layer", "new linear layer"),
+    ],
+)
+def test_where_nothing_can_be_fitted_the_head_stays_as_it_is_and_it_is_said_why(broken: str, reason: str, tmp_path: Path) -> None:
     model, tuned = make_model(tmp_path)
     if broken == "no number":
         model.get_input_embeddings().weight.data.fill_(float("nan"))
+    if broken == "not new":  # a base that could tell these labels apart already
+        model.get_base_model().lacked = []
+    if broken == "no layer":
+        model.base_model.model.classifier.requires_grad_(False)
     before = model.base_model.model.classifier.weight.clone()
-    assert not start_head(model, tuned, make_rows(20, labels=1 if broken == "one label" else 2), 0, CPU, lambda _: None)
+    assert reason in start_head(model, tuned, make_rows(20, labels=1 if broken == "one label" else 2), 0, CPU, lambda _: None)
     assert torch.equal(model.base_model.model.classifier.weight, before)
+
+
+def test_inputs_that_hardly_move_do_not_take_the_whole_head() -> None:
+    torch.manual_seed(0)
+    labels = [0, 1] * 100
+    said = torch.randn(200, 32) + torch.tensor(labels)[:, None]
+    said[:, :3] = 1 + 1e-4 * torch.randn(200, 3)  # as units of a tanh at its end
+    weight, _, _ = regression(said, labels, 2, balanced=False, has_bias=True)
+    assert weight[:, :3].norm() < 0.5 * weight.norm()

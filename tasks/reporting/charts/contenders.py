@@ -1,5 +1,6 @@
 """Pictures of one contender: what it confuses, how far its probabilities can be believed, and how it learned."""
 
+import math
 from typing import TYPE_CHECKING
 
 from tasks.records import CurveRecord, SweepRecord, TrainingFacts
@@ -16,6 +17,8 @@ MOST_LABELS = 20
 SMALLEST_NUMBER = 6
 """Points."""
 NO_ANSWER = "no answer"
+NARROW, WIDE = 0.35, 1.3
+"""Decades of learning rates: below, only the ends have numbers; beyond, only the powers of ten."""
 
 
 def draw_confusion(contender: str, found: Confusion) -> str:
@@ -136,6 +139,8 @@ def draw_search(contender: str, sweep: SweepRecord) -> str:
     def paint(axes: "Axes") -> None:
         from matplotlib.ticker import LogLocator, NullFormatter
 
+        rates = [trial.learning_rate for trial, _ in told]
+        decades = math.log10(max(rates) / min(rates))
         for trial, accuracy in told:
             face = ACCENT if trial.outcome == "complete" else "none"
             mark = MARKS[targets.index(trial.targets) % len(MARKS)]
@@ -143,16 +148,21 @@ def draw_search(contender: str, sweep: SweepRecord) -> str:
             if trial.number == sweep.chosen:
                 said = f"chosen: rank {trial.rank}"
                 axes.plot(trial.learning_rate, 100 * accuracy, "o", color=WIN, markersize=12, fillstyle="none", mew=1.6, label=said)
-        for place, name in enumerate(targets if len(targets) > 1 else []):
-            axes.plot([], [], MARKS[place % len(MARKS)], color=ACCENT, linestyle="none", label=short(name))
+        for place, name in enumerate(targets if 1 < len(targets) <= len(MARKS) else []):  # else the table has them
+            axes.plot([], [], MARKS[place], color=ACCENT, linestyle="none", label=short(name))
         if any(trial.outcome != "complete" for trial, _ in told):
             axes.plot([], [], "o", color=ACCENT, markerfacecolor="none", linestyle="none", label="given up")
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        if decades < NARROW:
+            axes.set_xticks(sorted({min(rates), max(rates)}))
+            axes.set_xlim(min(rates) / 1.3, max(rates) * 1.3)
+        else:
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3) if decades < WIDE else (1,), numticks=5))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, labelcolor=INK, fontsize=8)
         finish(axes, "learning rate", "accuracy on dev, %")
+        lean_names(axes)
 
     said = "; ".join(
         f"{trial.learning_rate:.3g}, rank {trial.rank}, {trial.targets}: {100 * accuracy:.1f} % on dev ({trial.outcome})"
