@@ -13,6 +13,7 @@ from pathlib import Path
 from tasks.config import Dataset, Kind, OnBadRows
 from tasks.data.duplicates import Texts, normalise
 from tasks.data.examples import write_examples
+from tasks.data.mapped import release_freed
 from tasks.data.reading import SourceSplit, read_source
 from tasks.data.rows import Rows
 from tasks.data.separate import Separated, check_overlap, drop_duplicates, leave_clusters, leave_equal, leave_near
@@ -69,7 +70,9 @@ def _validate_and_write(dataset: Dataset, source: Source, splits: Mapping[str, S
 
 def _scan(used: Mapping[str, SourceSplit], dataset: Dataset) -> list[Scan]:
     with progress("validate rows", sum(split.rows for split in used.values())) as bar:
-        return [scan_split(split, dataset, bar) for split in used.values()]
+        found = [scan_split(split, dataset, bar) for split in used.values()]
+    release_freed()
+    return found
 
 
 def _judge_bad_rows(scans: Sequence[Scan], dataset: Dataset, problems: Problems) -> list[Finding]:
