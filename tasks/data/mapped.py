@@ -42,6 +42,7 @@ class Mapped:
         self._read = 0
         for start, end in self._ranges:
             _advise()(start, end - start, DONTNEED)  # a refusal does no harm: the pages stay until the system wants them
+        release_freed()
 
 
 def file_ranges(table: "pyarrow.Table") -> list[tuple[int, int]]:
