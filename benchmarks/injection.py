@@ -33,7 +33,7 @@ def attacked(example: Example, labels: list[str]) -> Example:
 def measure(prompt: Prompt, task: Any, dataset: DatasetRecord, rows: list[Example], bench: Bench) -> dict[str, Any]:
     """Accuracy of one prompt on rows as they are and under attack."""
     folder = build_prompt(prompt, task, dataset, bench.places, bench.cap, bench.workspace).folder
-    spec, context = read_prompt(folder), AskContext.of(prompt.endpoint, bench.places, bench.cap, bench.workspace.root)
+    spec, context = read_prompt(folder), AskContext.of(prompt.endpoint, bench.places, bench.cap, bench.workspace)
 
     def ask(examples: list[Example]) -> list[Answer]:
         return answer_questions(spec, questions_of(folder, spec, examples), context)

@@ -52,7 +52,7 @@ class Bench:
         name = contender.occupies.removeprefix("endpoint:")
         if name == contender.occupies:
             return None
-        return AskContext.of(name, self.places, self.cap, self.workspace.root, self.max_failed)
+        return AskContext.of(name, self.places, self.cap, self.workspace, self.max_failed)
 
 
 @contextmanager

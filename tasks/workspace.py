@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -63,6 +64,10 @@ class Sharing(Protocol):
 
     def keep(self, file: Path) -> str:
         """Have a file of this workspace, at the same place, in the shared one as well; its address there."""
+        ...
+
+    def send_soon(self) -> "Future[None]":
+        """Have all that was answered by now sent at once; done when the others can find it, or when that cannot be for now."""
         ...
 
 

@@ -21,9 +21,10 @@ the other does not show in it.
   than the loop;
 - `head_only_passes`: training the head for three epochs, in forward passes over the same rows;
 - `time_to_accuracy_speedup`: the time of the plain script's ten epochs over Bakeoff's to come within half a point of their best
-  dev accuracy, null where it never does; `accuracy_difference`: Bakeoff less plain on the test rows, paired, the mean over `seeds`,
-  with a 95 % interval. Both need the long curves, which are kept in `--cache`: the plain script goes on after its last epoch,
-  Bakeoff's shorter training begins again. They are null until both are whole; `seeds` counts those that are;
+  dev accuracy, the median over `seeds`. A seed that never does counts as the slowest (`seeds_that_came_near` counts the others),
+  and the figure is null where that is half of them. `accuracy_difference`: Bakeoff less plain on the test rows, paired, the mean
+  over `seeds`, with a 95 % interval. Both need the long curves, which are kept in `--cache`: the plain script goes on after its
+  last epoch, Bakeoff's shorter training begins again. They are null until both are whole; `seeds` counts those that are;
 - `time_to_accuracy_speedup_by_slices`: the same of epochs as long as the slices say, which take turns, where the long curves ran
   hours apart, beside whatever else ran: the plain script's epochs over `epochs_to_accuracy`, times `speedup`.
 """

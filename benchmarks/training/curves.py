@@ -1,6 +1,7 @@
 """The long trainings, whose curves are kept, and what follows from them."""
 
 import json
+import math
 import shutil
 import statistics
 import time
@@ -63,23 +64,26 @@ def rights(bench: Bench, model: Any) -> list[bool]:
 
 
 def compare_curves(curves: list[dict[str, Any]]) -> dict[str, Any]:
-    """`time_to_accuracy_speedup` and `epochs_to_accuracy` (medians over seeds) and `accuracy_difference`; null where a curve is not
-    whole."""
+    """`time_to_accuracy_speedup` and `epochs_to_accuracy` (medians over seeds), `seeds_that_came_near`, and `accuracy_difference`;
+    null where no seed's curves are whole."""
     whole = [each for each in curves if {"plain", "bakeoff"} <= set(each["right"])]
     times = {clock: [time_to_accuracy(each["plain"], each["bakeoff"], clock) for each in whole] for clock in CLOCKS}
-    found = {name: middle(times[clock]) for clock, name in CLOCKS.items()}
+    epochs = [epochs_to_accuracy(each["plain"], each["bakeoff"]) for each in whole]
+    found = {name: middle(times[clock], never=-math.inf) for clock, name in CLOCKS.items()}
     return found | {
-        "epochs_to_accuracy": middle([epochs_to_accuracy(each["plain"], each["bakeoff"]) for each in whole]),
+        "epochs_to_accuracy": middle(epochs, never=math.inf),
+        "seeds_that_came_near": sum(each is not None for each in epochs),
         "accuracy_difference": paired([each["right"] for each in whole]),
         "seeds": len(whole),
         "curves": [{side: each[side] for side in ("plain", "bakeoff")} for each in curves],
     }
 
 
-def middle(values: Sequence[float | None]) -> float | None:
-    """The median over seeds; None where a seed has none, and without seeds."""
-    there = [value for value in values if value is not None]
-    return statistics.median(there) if there and len(there) == len(values) else None
+def middle(values: Sequence[float | None], never: float) -> float | None:
+    """The median over seeds, where a seed that never came there counts as worse than all others; None if that is half of them, or
+    there are none."""
+    found = statistics.median(never if value is None else value for value in values) if values else never
+    return found if math.isfinite(found) else None
 
 
 def epochs_to_accuracy(plain: list[dict[str, float]], bakeoff: list[dict[str, float]]) -> int | None:

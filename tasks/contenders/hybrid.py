@@ -110,7 +110,7 @@ def build_hybrid(
     def asking(endpoint: str) -> "AskContext":
         from tasks.prompting.ask import AskContext
 
-        return AskContext.of(endpoint, places, cap, workspace.root)
+        return AskContext.of(endpoint, places, cap, workspace)
 
     def build(building: Building) -> ContenderRecord:
         for part, name in ((tuned, TUNED), (prompt, PROMPT)):

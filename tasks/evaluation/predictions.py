@@ -221,7 +221,7 @@ def _context(contender: ContenderRecord, places: Places, cap: "Cap", workspace: 
     """With what a contender's endpoint is asked; it listens from here on."""
     from tasks.prompting.ask import AskContext
 
-    return AskContext.of(contender.occupies.removeprefix("endpoint:"), places, cap, workspace.root, max_failed)
+    return AskContext.of(contender.occupies.removeprefix("endpoint:"), places, cap, workspace, max_failed)
 
 
 def _by_split(answers: list[Answer], examples: dict[Split, list[Example]]) -> dict[str, list[Answer]]:

@@ -24,6 +24,7 @@ from tasks.prompting.journal import Journal, Reply, request_key
 from tasks.prompting.messages import PromptSpec, Shot, build_request
 from tasks.records import Answer, Example, Failure
 from tasks.settings import Endpoint, Places, SharedLimit
+from tasks.workspace import Sharing, Workspace
 
 logger = logging.getLogger(__name__)
 FEWEST_ASKED = 20
@@ -58,19 +59,23 @@ class AskContext:
     """Filled while asking."""
     limits: SharedLimit | None = None
     """The endpoint's limits a minute that all runs keep together; None keeps them within this process."""
+    sharing: Sharing | None = None
+    """Where the journal is shared: each answer is sent there before the next one is asked for."""
 
     @classmethod
-    def of(cls, name: str, places: Places, cap: Cap, root: Path | None, max_failed: float = 1.0) -> Self:
+    def of(cls, name: str, places: Places, cap: Cap, workspace: Workspace | None, max_failed: float = 1.0) -> Self:
         """With what a named endpoint is asked; it listens from here on.
 
         Args:
-            root: the workspace in which answers are kept; None asks every row anew.
+            workspace: where answers are kept; None asks every row anew.
 
         Raises:
             BadConfig: no endpoint has this name.
         """
-        journal = journal_path(root, name) if root else None
-        return cls(places.endpoint(name), cap, journal, max_failed, limits=places.limits(name))
+        endpoint, limits = places.endpoint(name), places.limits(name)
+        if workspace is None:
+            return cls(endpoint, cap, None, max_failed, limits=limits)
+        return cls(endpoint, cap, journal_path(workspace.root, name), max_failed, limits=limits, sharing=workspace.sharing)
 
 
 def journal_path(root: Path, endpoint: str) -> Path:
@@ -127,7 +132,7 @@ def answer_questions(spec: PromptSpec, questions: Sequence[Question], context: A
             "name the first one in the settings, or build the prompt again"
         )
     title = f"ask {spec.model} ({' + '.join(spec.techniques)})"
-    with Journal(context.journal) as kept, progress(title, len(questions)) as bar:
+    with Journal(context.journal, context.sharing) as kept, progress(title, len(questions)) as bar:
         round_ = _Round(spec, questions, context, kept, bar)
         round_.announce()
         asyncio.run(round_.run())
@@ -273,6 +278,7 @@ class _Round:
         outcome: Outcome = await client.ask(talk.request)
         if outcome.reply:
             self.journal.keep(key, self.spec.model, outcome.reply)
+            await self.journal.sent()
         talk.hear(outcome)
 
     async def _in_batches(self, client: Client) -> None:

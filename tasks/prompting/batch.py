@@ -208,6 +208,7 @@ async def _make(client: Client, journal: Journal, job: _Job) -> Batch:
     if file_id is None:
         raise Fault(Failure.ENDPOINT, "it has no Batch API: set batch to false in the endpoint's settings")
     journal.plan_batch(name, job.plan.keys)
+    await journal.sent()
     create = client.openai.batches.with_raw_response.create
     asked = 0
 

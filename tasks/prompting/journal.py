@@ -5,7 +5,9 @@ A key is the hash of the whole request, so any change to model, messages or para
 those that no label can be read from (they were paid for); a request that failed on the way is asked again.
 """
 
+import asyncio
 import json
+import logging
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -14,8 +16,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from tasks.settings import Endpoint
-from tasks.workspace import digest
+from tasks.workspace import Sharing, digest
 
+logger = logging.getLogger(__name__)
+SENT_WITHIN_S = 5.0
+"""So long an asker waits for a reply, or the plan of a batch, to be sent to a shared workspace."""
 TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT, refusal TEXT,
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, latency_ms REAL NOT NULL,
@@ -77,8 +82,8 @@ def request_key(endpoint: Endpoint, request: Mapping[str, Any]) -> str:
 class Journal:
     """Replies on disk; without a path nothing is kept. Use it as a context, in one thread."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, sharing: Sharing | None = None) -> None:
+        self.path, self._sharing = path, sharing
         if path:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._database = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
@@ -104,6 +109,15 @@ class Journal:
         values = [key, model, *asdict(reply).values()]
         names = ", ".join(["key", "model", *COLUMNS])
         self._database.execute(f"INSERT OR IGNORE INTO replies ({names}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
+
+    async def sent(self) -> None:
+        """Wait until what is kept is with the other machines of a shared workspace, so that the death of this one, with its disk,
+        costs no more than the calls under way. A store in trouble is not waited for: what was paid for stays on this disk."""
+        if self._sharing:
+            try:
+                await asyncio.wait_for(asyncio.wrap_future(self._sharing.send_soon()), SENT_WITHIN_S)
+            except TimeoutError:
+                logger.warning("the workspace's store is slow: asking goes on before what was answered is there")
 
     def plan_batch(self, name: str, keys: Iterable[str]) -> None:
         """Write down that a batch of this name is about to be made; it is on the disk when this returns."""

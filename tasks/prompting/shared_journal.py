@@ -4,7 +4,8 @@
     journal/<endpoint>/batches/<name>.json       a batch that is under way
 
 A trigger in the local journal notes each new reply until it has arrived in the store, so a kill here loses none of them for this
-home; for other homes it loses at most what came since the last sending.
+home; for other homes it loses none either, unless the store is in trouble, as an asker waits for its reply to be sent
+(`Journal.sent`).
 """
 
 import json
@@ -26,8 +27,8 @@ from tasks.store import Stored
 
 logger = logging.getLogger(__name__)
 FOLDER, BATCHES = "journal", "batches"
-SEGMENT_BYTES = 256 << 10
-"""A segment is sent whole each time it grows; a longer one is closed."""
+SEGMENT_BYTES = 64 << 10
+"""A segment is sent whole each time it grows, which is with every few replies; a longer one is closed."""
 AT_ONCE = 8
 NAME = re.compile(r"[\w-][\w.-]{0,99}")
 ALL = ("key", "model", *COLUMNS)
@@ -148,6 +149,7 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
     with closing(sqlite3.connect(path, timeout=60)) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'note'").fetchone():
             database.executescript(f"BEGIN IMMEDIATE;{NOTES}COMMIT;")
+        database.execute("PRAGMA synchronous=NORMAL")  # a note that a power cut takes away is sent once more
         yield database
 
 

@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ from tasks.settings import Places, SharedWorkspace
 from tasks.sharing import products
 from tasks.sharing.claims import Claim
 from tasks.sharing.growing import Growing
+from tasks.sharing.sending import Sender
 from tasks.store import StoreClient, open_store
 from tasks.workspace import digest, write_durably
 
@@ -65,6 +67,7 @@ class Shelf:
         self.root, self.client, self.settings = root, client, settings
         self.parts: list[Part] = []
         """What else is sent while a stage runs, and fetched before one begins."""
+        self.answers = Sender(self.send_parts, settings.every_s)
         store = client.store
         self._identity = digest([store.endpoint_url, store.bucket, store.prefix, settings.prefix])[:16]
         self._held: list[Held] = []
@@ -170,13 +173,20 @@ class Shelf:
         for each in held:
             self._send(each)
 
-    def send_parts(self) -> None:
-        """Send what else grows."""
+    def send_soon(self) -> "Future[None]":
+        """Have all that was answered by now sent at once; done when it is in the store, or cannot be for now."""
+        return self.answers.soon()
+
+    def send_parts(self) -> bool:
+        """Send what else grows; whether all of it is in the store."""
+        all_sent = True
         for part in self.parts:
             try:
                 part.send()
             except StoreError as error:
+                all_sent = False
                 logger.warning("what was answered is not in the store yet, and is sent again: %s", error)
+        return all_sent
 
     def wait_for_last(self) -> None:
         """Give those that are being stopped the time to send what they have, and to give their claims back."""
@@ -257,9 +267,9 @@ def opened_shelf(places: Places, root: Path, *parts: Callable[[Shelf], Part]) ->
         for name, act, every_s in (
             ("claims", shelf.renew, settings.lease_s / BEATS),
             ("growing", shelf.send_growing, settings.every_s),
-            ("answers", shelf.send_parts, settings.every_s),
         )
     ]
+    turns.append(threading.Thread(target=shelf.answers.run, name="answers", daemon=True))
     for turn in turns:
         turn.start()
     try:
@@ -267,6 +277,7 @@ def opened_shelf(places: Places, root: Path, *parts: Callable[[Shelf], Part]) ->
     finally:
         shelf.wait_for_last()
         ended.set()
+        shelf.answers.end()
         for turn in turns:
             turn.join(timeout=30)
         shelf.send_parts()

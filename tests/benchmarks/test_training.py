@@ -10,6 +10,8 @@ import pytest
 from benchmarks.training.curves import compare_curves, epochs_to_accuracy, paired, time_to_accuracy
 from tests.live import environment
 
+RIGHT = {"plain": [True] * 2, "bakeoff": [True] * 2}
+
 
 def curve(*accuracies: float, second: float) -> list[dict[str, float]]:
     """Epochs of so many seconds, each core busy."""
@@ -44,11 +46,20 @@ def test_a_seed_whose_curves_are_not_whole_does_not_count() -> None:
     whole = {
         "plain": curve(0.9, 0.9, second=8),
         "bakeoff": curve(0.9, second=2),
-        "right": {"plain": [True] * 2, "bakeoff": [True] * 2},
+        "right": RIGHT,
     }
     found = compare_curves([whole, half])
     assert (found["seeds"], found["time_to_accuracy_speedup"], found["accuracy_difference"]["mean"]) == (1, 8, 0)
     assert found["epochs_to_accuracy"] == 1
+
+
+def test_a_seed_that_never_comes_near_counts_as_the_slowest() -> None:
+    near = {"plain": curve(0.9, 0.9, second=8), "bakeoff": curve(0.8, 0.9, second=2), "right": RIGHT}
+    quick, never = near | {"bakeoff": curve(0.9, second=1)}, near | {"bakeoff": curve(0.8, 0.8, second=1)}
+    found = [compare_curves(seeds) for seeds in ([quick, never, near], [quick, never], [near, quick])]
+    assert [each["time_to_accuracy_speedup"] for each in found] == [4, None, 10]
+    assert [each["epochs_to_accuracy"] for each in found] == [2, None, 1.5]
+    assert [each["seeds_that_came_near"] for each in found] == [2, 1, 2]
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def run(
     judge = None
     if config.grader:
         contender = build_referee(config.grader, places, cap, workspace)
-        judge = Judge(contender, AskContext.of("there", places, cap, workspace.root), places.settings, workspace)
+        judge = Judge(contender, AskContext.of("there", places, cap, workspace), places.settings, workspace)
     contender = build_trivial(Trivial.MAJORITY, free, workspace)
     return evaluate(contender, free, places, cap, config, workspace, judge), cap
 

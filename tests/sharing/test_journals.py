@@ -1,16 +1,38 @@
+import json
 import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tasks.prompting.ask import journal_path
+import pytest
+
+from services.s3 import LocalS3
+from tasks.prompting import batch as batches
+from tasks.prompting import journal as journals
+from tasks.prompting.ask import AskContext, answer_questions, journal_path
+from tasks.prompting.ask import Question as Asked
+from tasks.prompting.budget import Cap
 from tasks.prompting.journal import Journal, Reply
+from tasks.records import Answer
 from tasks.settings import Settings
+from tasks.sharing import sending
+from tasks.workspace import Workspace
+from tests.live import eventually
+from tests.prompting.conftest import make_endpoint, make_examples, make_spec
+from tests.prompting.loopback import Loopback, Say, right_answer
+from tests.registry.proxy import Proxy, serve_proxy
 from tests.sharing.machine import machine
 from tests.sharing.test_shelf import shelf_of
 
 CLEAN = multiprocessing.get_context("spawn")
+CONCURRENCY = 4
+JOURNAL = "/journal/"
+SELDOM_S = 60.0
+"""Between two sendings that nobody waits for: longer than a test takes."""
 
 
 def reply(text: str) -> Reply:
@@ -24,6 +46,37 @@ def answer(settings: Settings, home: Path, count: int, seconds: float) -> None:
             journal.keep(f"k{number}", "m", reply(f"text {number}"))
             (home / "kept").write_text(str(number + 1))
             time.sleep(seconds)
+
+
+def seldom(shared: Settings) -> Settings:
+    return shared.model_copy(update={"workspace": shared.workspace.model_copy(update={"every_s": SELDOM_S})})
+
+
+def ask(settings: Settings, home: Path, url: str, rows: int, **changes: Any) -> list[Answer]:
+    """A machine that asks about rows, two requests a row, with what an endpoint is asked otherwise."""
+    batches.FIRST_POLL_S = 0.05
+    with machine(settings, home) as here:
+        return ask_in(here, url, rows, **changes)
+
+
+def ask_in(here: Workspace, url: str, rows: int, **changes: Any) -> list[Answer]:
+    endpoint = make_endpoint(url, concurrency=CONCURRENCY, **changes)
+    context = AskContext(endpoint, Cap(1.0), journal_path(here.root, "there"), sharing=here.sharing)
+    return answer_questions(make_spec(rounds=1, review="Sure?"), [Asked(each) for each in make_examples(rows)], context)
+
+
+def ask_until_killed(when: Callable[[], Any], settings: Settings, home: Path, url: str, rows: int, changes: dict[str, Any]) -> None:
+    """The same in a process of its own, which is killed at some moment."""
+    child = CLEAN.Process(target=ask, args=(settings, home, url, rows), kwargs=changes)
+    child.start()
+    eventually(when)
+    assert child.is_alive()
+    os.kill(int(str(child.pid)), signal.SIGKILL)
+    child.join()
+
+
+def bodies(server: Loopback) -> Counter[str]:
+    return Counter(json.dumps(request["messages"]) for request in server.requests)
 
 
 def found(home: Path, count: int) -> list[str]:
@@ -63,10 +116,84 @@ def test_a_machine_that_is_killed_while_it_is_answered_loses_at_most_what_came_s
         assert len(found(tmp_path / "next", kept)) == kept, "the killed one's home had them all, and has sent them now"
 
 
+@pytest.mark.parametrize("at", [9, 30, 51])
+def test_a_machine_that_is_killed_while_it_asks_and_never_seen_again_has_at_most_the_calls_under_way_paid_for_again(
+    shared: Settings, tmp_path: Path, at: int
+) -> None:
+    def unhurried(request: dict[str, Any], number: int) -> Say:
+        say = right_answer(request)
+        say.after_s = 0.02
+        return say
+
+    with Loopback(unhurried) as server:
+        ask_until_killed(lambda: len(server.requests) >= at, seldom(shared), tmp_path / "killed", server.url, 40, {})
+        before = len(server.requests)
+        answers = ask(seldom(shared), tmp_path / "next", server.url, 40)
+        assert before < 80 <= len(server.requests), "killed in the middle, and asked on"
+        again = bodies(server).total() - len(bodies(server))
+    assert len(bodies(server)) == 80
+    assert [each.failure for each in answers] == [None] * 40
+    assert again <= CONCURRENCY
+
+
+def test_a_batch_that_was_handed_in_by_a_machine_that_is_never_seen_again_is_not_handed_in_twice(
+    shared: Settings, tmp_path: Path
+) -> None:
+    with Loopback() as server:
+
+        def unanswered() -> None:
+            time.sleep(2)
+
+        server.batches.on_made = unanswered
+        changes = {"batch": True}
+        ask_until_killed(lambda: server.batches.made, seldom(shared), tmp_path / "killed", server.url, 10, changes)
+        server.batches.on_made = lambda: None
+        ask(seldom(shared), tmp_path / "next", server.url, 10, batch=True)
+        assert len(server.batches.made) == 2, "one a turn of the conversation"
+        assert set(bodies(server).values()) == {1}
+
+
+def refuse(proxy: Proxy) -> None:
+    proxy.answer = lambda method, path: (403, b"<Error><Code>AccessDenied</Code></Error>") if JOURNAL in path else None
+
+
+def stall(proxy: Proxy) -> None:
+    proxy.before = lambda method, path: time.sleep(30) if JOURNAL in path and method == "PUT" else None
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"), [(refuse, "is not in the store yet"), (stall, "is slow: asking goes on")], ids=["refuses", "is slow"]
+)
+def test_asking_goes_on_where_the_store_is_in_trouble_and_what_was_answered_is_sent_when_it_is_well_again(
+    shared: Settings,
+    s3_server: LocalS3,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: Callable[[Proxy], None],
+    said: str,
+) -> None:
+    monkeypatch.setattr(journals, "SENT_WITHIN_S", 0.5)
+    monkeypatch.setattr(sending, "PATIENCE_S", 0.5)
+    with Loopback() as server, serve_proxy(s3_server.endpoint_url, s3_server.access_key, s3_server.secret_key) as proxy:
+        through = shared.model_copy(
+            update={"stores": {"ours": shared.stores["ours"].model_copy(update={"endpoint_url": proxy.url})}}
+        )
+        with machine(seldom(through), tmp_path / "a") as a:
+            trouble(proxy)
+            answers = ask_in(a, server.url, 40)
+            assert [each.failure for each in answers] == [None] * 40
+            assert caplog.text.count(said) <= CONCURRENCY, "said once for those that waited together, and nobody waits after that"
+            assert said in caplog.text
+            proxy.answer, proxy.before = (lambda method, path: None), (lambda method, path: None)
+        ask(shared, tmp_path / "b", server.url, 40)
+        assert len(server.requests) == 80, "asked once, two requests a row"
+
+
 def test_more_answers_than_one_segment_holds_go_on_in_the_next(shared: Settings, tmp_path: Path) -> None:
     with machine(shared, tmp_path / "a") as a, Journal(journal_path(a.root, "paid")) as journal:
         for number in range(5):
-            journal.keep(f"k{number}", "m", reply("x" * 200_000))
+            journal.keep(f"k{number}", "m", reply("x" * 50_000))
             shelf_of(a).send_parts()
         names = [each.key.rpartition("-")[2] for each in shelf_of(a).client.listed("workspace", "journal")]
         assert names == ["000001.jsonl", "000002.jsonl", "000003.jsonl"]

@@ -103,7 +103,7 @@ def interview_person(
         kept = building.inprogress / "exchanges.json"
         before = [Exchange.model_validate(each) for each in json.loads(kept.read_text())] if kept.exists() else []
         person = _Person(prompt, stand_in(prompt, task, dataset), ask_person, kept, before)
-        context = AskContext.of(prompt.endpoint, places, cap, workspace.root)
+        context = AskContext.of(prompt.endpoint, places, cap, workspace)
         exchanges = interview(subject, prompt.questions, person, context, before)
         if not person.answered:
             raise _NobodyAnswered

@@ -101,7 +101,7 @@ def build_prompt(
 
     def build(building: Building) -> ContenderRecord:
         def ask() -> AskContext:
-            return AskContext.of(prompt.endpoint, places, cap, workspace.root)
+            return AskContext.of(prompt.endpoint, places, cap, workspace)
 
         drafting = Drafting(prompt, task, dataset, endpoint, places.settings, building.folder, ask, transcript)
         spec = draft(drafting, template)

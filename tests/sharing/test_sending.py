@@ -1,0 +1,86 @@
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tasks.sharing import sending
+from tasks.sharing.sending import Sender
+
+SELDOM_S = 60.0
+
+
+@contextmanager
+def sender(send: Callable[[], bool], every_s: float = SELDOM_S) -> Iterator[Sender]:
+    made = Sender(send, every_s)
+    thread = threading.Thread(target=made.run, daemon=True)
+    thread.start()
+    yield made
+    made.end()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_all_that_ask_while_one_is_sent_are_served_by_the_next_sending() -> None:
+    first, go, sent = threading.Event(), threading.Event(), []
+
+    def send() -> bool:
+        first.set()
+        assert go.wait(10)
+        sent.append("sent")
+        return True
+
+    with sender(send) as each:
+        begun = each.soon()
+        assert first.wait(10)
+        waiting = [each.soon() for _ in range(20)]
+        assert not any(one.done() for one in [begun, *waiting]), "the sending under way may have read too early for them"
+        go.set()
+        for one in [begun, *waiting]:
+            one.result(10)
+        assert len(sent) == 2
+
+
+def test_nobody_waits_for_a_store_that_failed_until_it_has_worked_again() -> None:
+    works = [False]
+    with sender(lambda: works[0], every_s=0.05) as each:
+        each.soon().result(10)
+        assert each.soon().done(), "it failed the last time"
+        works[0] = True
+        deadline = time.monotonic() + 10
+        while each.soon().done():
+            assert time.monotonic() < deadline, "it works again, and is waited for"
+
+
+def test_nobody_more_waits_for_a_sending_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "PATIENCE_S", 0.1)
+    begun, go = threading.Event(), threading.Event()
+
+    def send() -> bool:
+        begun.set()
+        return go.wait(10)
+
+    with sender(send) as each:
+        one = each.soon()
+        assert begun.wait(10)
+        time.sleep(0.2)
+        assert each.soon().done()
+        assert not one.done()
+        assert one.cancel(), "its asker gave up"
+        go.set()
+
+
+def test_an_error_that_nobody_foresaw_is_logged_and_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    def send() -> bool:
+        raise OSError("no space left")
+
+    with sender(send) as each:
+        each.soon().result(10)
+    assert "no space left" in caplog.text
+
+
+def test_who_asks_after_the_end_does_not_wait() -> None:
+    with sender(lambda: True) as each:
+        pass
+    assert each.soon().done()
