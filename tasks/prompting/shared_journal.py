@@ -143,11 +143,12 @@ class SharedJournals:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A journal with its notes of what was sent and seen; made where it is not there."""
-    if not path.exists():
-        Journal(path).__exit__(None, None, None)
+    """A journal with its notes of what was sent and seen; made where it is not there, or where another process is about to."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(path, timeout=60)) as database:
         if not database.execute("SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'note'").fetchone():
+            with Journal(path):  # its tables
+                pass
             database.executescript(f"BEGIN IMMEDIATE;{NOTES}COMMIT;")
         database.execute("PRAGMA synchronous=NORMAL")  # a note that a power cut takes away is sent once more
         yield database

@@ -201,6 +201,15 @@ def test_more_answers_than_one_segment_holds_go_on_in_the_next(shared: Settings,
         assert len(found(tmp_path / "b", 5)) == 5
 
 
+def test_a_journal_that_another_process_has_only_begun_to_make_is_made_whole(shared: Settings, tmp_path: Path) -> None:
+    answer(shared, tmp_path / "a", 3, 0)
+    begun = journal_path(tmp_path / "b" / "workspace", "paid")
+    begun.parent.mkdir(parents=True)
+    begun.touch()  # SQLite's first act; the tables come a moment later
+    with machine(shared, tmp_path / "b"):
+        assert found(tmp_path / "b", 3) == [f"text {number}" for number in range(3)]
+
+
 def test_a_batch_under_way_is_known_to_all_until_it_ends(shared: Settings, tmp_path: Path) -> None:
     with machine(shared, tmp_path / "a") as a, Journal(journal_path(a.root, "paid")) as journal:
         journal.plan_batch("one", ["k1", "k2"])
