@@ -133,7 +133,7 @@ class SharedWorkspace(Place):
     lease_s: float = Field(30.0, ge=2, le=3600)
     """A worker that has not been heard of for so long, by the store's clock, is taken for dead, and another may go on."""
     every_s: float = Field(1.0, ge=0.1, le=60)
-    """How often checkpoints are sent there while a stage runs. Answers are sent as they come."""
+    """How often checkpoints, a batch's answers, and what could not be sent at once, are sent there while a stage runs."""
 
 
 class Base(Place):

@@ -66,8 +66,12 @@ class Sharing(Protocol):
         """Have a file of this workspace, at the same place, in the shared one as well; its address there."""
         ...
 
-    def send_soon(self) -> "Future[None]":
-        """Have all that was answered by now sent at once; done when the others can find it, or when that cannot be for now."""
+    def send_soon(self, insist: bool = False) -> "Future[None]":
+        """Have all that was answered by now sent at once; done when the others can find it, or when the store is in trouble.
+
+        Args:
+            insist: have it tried although the store was in trouble just now.
+        """
         ...
 
 

@@ -40,6 +40,8 @@ ENDED = {"completed", "failed", "expired", "cancelled"}
 FIRST_POLL_S, LONGEST_POLL_S = 0.5, 60.0
 PATIENCE_S = 3600.0
 """How long the endpoint may be out of reach while a batch is waited for: its answers will not go away."""
+MADE_WITHIN_S = 5.0
+"""So soon after its plan a batch is there, if it ever is."""
 TRANSFER_S = 600.0
 """For a file up or down."""
 
@@ -136,6 +138,10 @@ async def _pick_up(client: Client, journal: Journal, requests: Requests, jobs: l
             continue
         if plan.batch_id is None:
             found = await _find(client, plan.name)
+            if found is None and plan.age_s < MADE_WITHIN_S:  # another machine may be about to make it
+                await client.sleep(min(MADE_WITHIN_S, MADE_WITHIN_S - plan.age_s))
+                _refuse_stopped(client)
+                found = await _find(client, plan.name)
             if found is None:
                 journal.end_batch(plan.name)
                 continue
@@ -208,7 +214,8 @@ async def _make(client: Client, journal: Journal, job: _Job) -> Batch:
     if file_id is None:
         raise Fault(Failure.ENDPOINT, "it has no Batch API: set batch to false in the endpoint's settings")
     journal.plan_batch(name, job.plan.keys)
-    await journal.sent()
+    await journal.sent(insist=True)
+    _refuse_stopped(client)
     create = client.openai.batches.with_raw_response.create
     asked = 0
 
@@ -228,6 +235,11 @@ async def _make(client: Client, journal: Journal, job: _Job) -> Batch:
 
     made: Batch = await _retrying(client, client.endpoint.deadline_s)(once)
     return made
+
+
+def _refuse_stopped(client: Client) -> None:
+    if client.stopped:
+        raise Fault(Failure.STOPPED, "asking was stopped")
 
 
 async def _find(client: Client, name: str) -> Batch | None:

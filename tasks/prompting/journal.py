@@ -19,8 +19,8 @@ from tasks.settings import Endpoint
 from tasks.workspace import Sharing, digest
 
 logger = logging.getLogger(__name__)
-SENT_WITHIN_S = 5.0
-"""So long an asker waits for a reply, or the plan of a batch, to be sent to a shared workspace."""
+SENT_WITHIN_S, INSISTED_S = 8.0, 60.0
+"""So long an asker waits for a reply, or for the plan of a batch, to be sent to a shared workspace."""
 TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key TEXT PRIMARY KEY, model TEXT NOT NULL, text TEXT NOT NULL, finish_reason TEXT, refusal TEXT,
     input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, cost_usd REAL NOT NULL, latency_ms REAL NOT NULL,
@@ -69,6 +69,8 @@ class PlannedBatch:
     """What the batch carries in its metadata, so that it is found again even if its id was never written down."""
     batch_id: str | None
     keys: list[str]
+    age_s: float = 0.0
+    """Since it was planned; of another machine's, since it was heard of here."""
 
 
 COLUMNS = [field.name for field in fields(Reply)]
@@ -110,14 +112,20 @@ class Journal:
         names = ", ".join(["key", "model", *COLUMNS])
         self._database.execute(f"INSERT OR IGNORE INTO replies ({names}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
 
-    async def sent(self) -> None:
+    async def sent(self, insist: bool = False) -> None:
         """Wait until what is kept is with the other machines of a shared workspace, so that the death of this one, with its disk,
-        costs no more than the calls under way. A store in trouble is not waited for: what was paid for stays on this disk."""
-        if self._sharing:
-            try:
-                await asyncio.wait_for(asyncio.wrap_future(self._sharing.send_soon()), SENT_WITHIN_S)
-            except TimeoutError:
-                logger.warning("the workspace's store is slow: asking goes on before what was answered is there")
+        costs no more than the calls under way. A store in trouble is not waited for: what was paid for stays on this disk.
+
+        Args:
+            insist: of what would be dear to lose: try, and wait longer, also where the store is in trouble.
+        """
+        if not self._sharing:
+            return
+        try:
+            async with asyncio.timeout(INSISTED_S if insist else SENT_WITHIN_S):
+                await asyncio.wrap_future(self._sharing.send_soon(insist))
+        except TimeoutError:
+            logger.warning("the workspace's store is slow: asking goes on before all that was asked or answered is there")
 
     def plan_batch(self, name: str, keys: Iterable[str]) -> None:
         """Write down that a batch of this name is about to be made; it is on the disk when this returns."""
@@ -147,8 +155,9 @@ class Journal:
 
     def planned_batches(self) -> list[PlannedBatch]:
         """Batches that were planned and have not ended, the oldest first."""
-        rows = self._database.execute("SELECT name, batch_id, keys FROM batches ORDER BY planned_at, name").fetchall()
-        return [PlannedBatch(name, batch_id, json.loads(keys)) for name, batch_id, keys in rows]
+        age = "(julianday('now') - julianday(planned_at)) * 86400"
+        rows = self._database.execute(f"SELECT name, batch_id, keys, {age} FROM batches ORDER BY planned_at, name").fetchall()  # noqa: S608
+        return [PlannedBatch(name, batch_id, json.loads(keys), age_s) for name, batch_id, keys, age_s in rows]
 
     def _share(self) -> None:
         """Let others read while one writes. Whoever opens a new journal at the same moment is in the way, and SQLite does not wait

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from threading import Lock
 from typing import Any
 from uuid import uuid4
 
+from tasks.errors import StoreError
 from tasks.prompting.journal import COLUMNS, Journal
 from tasks.sharing.shelf import Shelf
 from tasks.store import Stored
@@ -29,6 +31,9 @@ logger = logging.getLogger(__name__)
 FOLDER, BATCHES = "journal", "batches"
 SEGMENT_BYTES = 64 << 10
 """A segment is sent whole each time it grows, which is with every few replies; a longer one is closed."""
+LATE_S = 5.0
+"""A write that took longer, or failed, may have left an attempt on its way that arrives after the next one: its segment is closed,
+so that nothing newer can be written over."""
 AT_ONCE = 8
 NAME = re.compile(r"[\w-][\w.-]{0,99}")
 ALL = ("key", "model", *COLUMNS)
@@ -62,13 +67,16 @@ class SharedJournals:
         self._lock = Lock()
 
     def send(self) -> None:
-        """Send what was answered since the last time."""
+        """Send what was answered since the last time. Trouble with one journal keeps no other from being sent."""
+        problems: list[Exception] = []
         with self._lock:
             for path in sorted(self._folder.glob("*.sqlite")):
-                with _opened(path) as database:
-                    segment = self._open.setdefault(path.stem, _Open())
-                    self._send_replies(path.stem, segment, database)
-                    self._send_batches(path.stem, segment, database)
+                try:
+                    self._send_journal(path)
+                except (StoreError, sqlite3.Error) as problem:
+                    problems.append(problem)
+        if problems:
+            raise problems[0]
 
     def fetch(self) -> None:
         """Take in what others sent since the last time."""
@@ -83,6 +91,13 @@ class SharedJournals:
                     self._fetch_replies(database, [each for each in stored if each.key.endswith(".jsonl")])
                     self._fetch_batches(database, [each for each in stored if f"/{BATCHES}/" in self._inner(each.key)])
 
+    def _send_journal(self, path: Path) -> None:
+        segment = self._open.setdefault(path.stem, _Open())
+        with _opened(path) as database:
+            under_way = _batches(database)  # before the replies, so that those of one that has ended by then go first
+            self._send_replies(path.stem, segment, database)
+            self._send_batches(path.stem, segment, under_way)
+
     def _send_replies(self, name: str, segment: _Open, database: sqlite3.Connection) -> None:
         rows = database.execute(f"SELECT {ROWS} FROM replies JOIN unsent USING (key)").fetchall()  # noqa: S608
         if not rows:
@@ -91,16 +106,17 @@ class SharedJournals:
         whole = [*segment.lines, *lines]
         body = "".join(f"{line}\n" for line in whole).encode()
         key = self._shelf.key(FOLDER, name, f"{self._writer}-{segment.number:06d}.jsonl")
+        number, segment.number, segment.lines = segment.number, segment.number + 1, []
+        began = time.monotonic()
         self._shelf.client.write(key, body)
+        if len(body) < SEGMENT_BYTES and time.monotonic() - began < LATE_S:
+            segment.number, segment.lines = number, whole
         with database:
             database.executemany("DELETE FROM unsent WHERE key = ?", [row[:1] for row in rows])
             database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", [self._inner(key), len(body)])
-        full = len(body) >= SEGMENT_BYTES
-        segment.number, segment.lines = (segment.number + 1, []) if full else (segment.number, whole)
 
-    def _send_batches(self, name: str, segment: _Open, database: sqlite3.Connection) -> None:
+    def _send_batches(self, name: str, segment: _Open, now: Mapping[str, str]) -> None:
         """A batch that ended is forgotten everywhere."""
-        now = {batch: json.dumps([batch, *rest]) for batch, *rest in database.execute("SELECT name, batch_id, keys FROM batches")}
         for batch, text in now.items():
             if segment.batches.get(batch) != text:
                 self._shelf.client.write(self._shelf.key(FOLDER, name, BATCHES, f"{batch}.json"), text.encode())
@@ -152,6 +168,11 @@ def _opened(path: Path) -> Iterator[sqlite3.Connection]:
             database.executescript(f"BEGIN IMMEDIATE;{NOTES}COMMIT;")
         database.execute("PRAGMA synchronous=NORMAL")  # a note that a power cut takes away is sent once more
         yield database
+
+
+def _batches(database: sqlite3.Connection) -> dict[str, str]:
+    """Batches under way by their names, as they are sent."""
+    return {batch: json.dumps([batch, *rest]) for batch, *rest in database.execute("SELECT name, batch_id, keys FROM batches")}
 
 
 def _values(line: Mapping[str, Any]) -> list[Any]:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 logger = logging.getLogger(__name__)
-PATIENCE_S = 5.0
-"""A sending that takes longer is in trouble: nobody waits for it any more, until one has worked again."""
+PATIENCE_S = 2.5
+"""A store that takes longer for a sending is in trouble: only who insists waits for it, until one was quicker again."""
 
 
 class Sender:
@@ -24,13 +24,18 @@ class Sender:
         self._lock, self._wanted, self._ended = threading.Lock(), threading.Event(), threading.Event()
         self._waiting: list[Future[None]] = []
         self._began_at: float | None = None
-        self._failed = False
+        self._in_trouble = False
 
-    def soon(self) -> "Future[None]":
-        """Have sent what is here by now. Done when it is in the store, or when the store is in trouble, which has been logged."""
+    def soon(self, insist: bool = False) -> "Future[None]":
+        """Have sent what is here by now. Done when that was tried; at once where the store is in trouble, or all is at its end.
+
+        Args:
+            insist: have it tried although the store was in trouble the last time.
+        """
         one: Future[None] = Future()
         with self._lock:
-            if self._ended.is_set() or self._in_trouble():
+            late = self._began_at is not None and time.monotonic() - self._began_at > PATIENCE_S
+            if self._ended.is_set() or ((late or self._in_trouble) and not insist):
                 one.set_result(None)
                 return one
             self._waiting.append(one)
@@ -38,32 +43,33 @@ class Sender:
         return one
 
     def run(self) -> None:
-        """Send until it is ended; the thread's whole work."""
+        """Send until it is ended, and once more; the thread's whole work."""
         while not self._ended.is_set():
             self._wanted.wait(self._every_s)
             self._wanted.clear()
             self._once()
+        self._once()
 
     def end(self) -> None:
-        """Let the thread end after one more sending; nobody waits from here on."""
+        """Let the thread end; nobody begins to wait from here on."""
         with self._lock:
             self._ended.set()
         self._wanted.set()
 
     def _once(self) -> None:
+        began = time.monotonic()
         with self._lock:
             waiting, self._waiting = self._waiting, []
-            self._began_at = time.monotonic()
+            self._began_at = began
+        sent = False
         try:
-            self._failed = not self._send()
+            sent = self._send()
         except Exception:
-            self._failed = True
             logger.exception("what was answered could not be sent, and is tried again")
         finally:
-            self._began_at = None
+            with self._lock:
+                self._began_at = None
+                self._in_trouble = not sent or time.monotonic() - began > PATIENCE_S
             for one in waiting:
                 if one.set_running_or_notify_cancel():  # else its asker has given up waiting
                     one.set_result(None)
-
-    def _in_trouble(self) -> bool:
-        return self._failed or (self._began_at is not None and time.monotonic() - self._began_at > PATIENCE_S)

@@ -173,9 +173,9 @@ class Shelf:
         for each in held:
             self._send(each)
 
-    def send_soon(self) -> "Future[None]":
-        """Have all that was answered by now sent at once; done when it is in the store, or cannot be for now."""
-        return self.answers.soon()
+    def send_soon(self, insist: bool = False) -> "Future[None]":
+        """Have all that was answered by now sent at once; done when that was tried (`Sender.soon`)."""
+        return self.answers.soon(insist)
 
     def send_parts(self) -> bool:
         """Send what else grows; whether all of it is in the store."""

@@ -1,5 +1,6 @@
 """Batches over a real HTTP server that speaks OpenAI's Batch API: as good as asking directly, at half the price, made once."""
 
+import json
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ WORST_USD = 1.9e-4
 @pytest.fixture(autouse=True)
 def _polled_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "FIRST_POLL_S", 0.05)
+    monkeypatch.setattr(batches, "MADE_WITHIN_S", 0.5)
 
 
 @pytest.fixture
@@ -252,6 +254,27 @@ def test_a_batch_that_was_planned_and_never_made_is_made(server: Loopback, ask_r
         journal.plan_batch("killed-before-it-was-sent", keys)
     assert len(ask_rows(server.url, count=6, batch=True)) == len(server.requests) == 6
     assert planned(tmp_path) == 0
+
+
+def test_a_batch_that_another_machine_has_planned_and_is_about_to_make_is_waited_for(
+    server: Loopback, ask_rows: Ask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MADE_WITHIN_S", 5.0)
+    examples, endpoint = make_examples(6), make_endpoint(server.url)
+    requests = {request_key(endpoint, each): each for each in (build_request(make_spec(), one.inputs) for one in examples)}
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        journal.plan_batch("of-another-machine", requests)
+    lines = [{"custom_id": key, "method": "POST", "url": batches.URL, "body": body} for key, body in requests.items()]
+    made = {
+        "input_file_id": server.batches.store("\n".join(map(json.dumps, lines))),
+        "metadata": {batches.LABEL: "of-another-machine"},
+    }
+    other = threading.Timer(0.5, server.batches.create, [made])
+    other.start()
+    assert [each.failure for each in ask_rows(server.url, count=6, batch=True)] == [None] * 6
+    other.join()
+    assert len(server.batches.made) == 1
+    assert set(texts(server).values()) == {1}
 
 
 def test_who_asks_for_some_rows_of_a_batch_leaves_the_others_to_who_asks_for_them(

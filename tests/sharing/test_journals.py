@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from services.s3 import LocalS3
+from tasks.errors import StoreError
 from tasks.prompting import batch as batches
 from tasks.prompting import journal as journals
 from tasks.prompting.ask import AskContext, answer_questions, journal_path
@@ -20,6 +21,7 @@ from tasks.prompting.journal import Journal, Reply
 from tasks.records import Answer
 from tasks.settings import Settings
 from tasks.sharing import sending
+from tasks.store import StoreClient
 from tasks.workspace import Workspace
 from tests.live import eventually
 from tests.prompting.conftest import make_endpoint, make_examples, make_spec
@@ -54,8 +56,8 @@ def seldom(shared: Settings) -> Settings:
 
 def ask(settings: Settings, home: Path, url: str, rows: int, **changes: Any) -> list[Answer]:
     """A machine that asks about rows, two requests a row, with what an endpoint is asked otherwise."""
-    batches.FIRST_POLL_S = 0.05
-    with machine(settings, home) as here:
+    with pytest.MonkeyPatch.context() as patch, machine(settings, home) as here:
+        patch.setattr(batches, "FIRST_POLL_S", 0.05)
         return ask_in(here, url, rows, **changes)
 
 
@@ -158,7 +160,66 @@ def refuse(proxy: Proxy) -> None:
 
 
 def stall(proxy: Proxy) -> None:
-    proxy.before = lambda method, path: time.sleep(30) if JOURNAL in path and method == "PUT" else None
+    proxy.before = lambda method, path: time.sleep(6) if JOURNAL in path and method == "PUT" else None
+
+
+def test_replies_of_a_batch_are_in_the_store_before_it_is_forgotten_there(shared: Settings, tmp_path: Path) -> None:
+    with machine(seldom(shared), tmp_path / "a") as a, Journal(journal_path(a.root, "paid")) as journal:
+        journal.plan_batch("one", ["k0"])
+        shelf_of(a).send_parts()
+        shelf_of(a).client.client.meta.events.register("before-send.s3.PutObject", lambda **_: ended())
+
+        def ended() -> None:
+            """While an earlier reply is being sent, the batch ends here."""
+            with Journal(journal.path) as here:  # of this thread
+                if not here.find("k0"):
+                    here.keep("k0", "m", reply("of the batch"))
+                    here.end_batch("one")
+
+        journal.keep("k1", "m", reply("asked alone"))
+        shelf_of(a).send_parts()
+        names = [each.key for each in shelf_of(a).client.listed("workspace", "journal")]
+        assert any(name.endswith("/batches/one.json") for name in names), "its reply is not there yet"
+        shelf_of(a).send_parts()
+        names = [each.key for each in shelf_of(a).client.listed("workspace", "journal")]
+        assert not any("/batches/" in name for name in names)
+        with machine(shared, tmp_path / "b"):
+            assert found(tmp_path / "b", 2) == ["of the batch", "asked alone"]
+
+
+def test_a_segment_whose_write_failed_is_not_written_again_since_the_attempt_may_arrive_late(
+    shared: Settings, tmp_path: Path
+) -> None:
+    late: list[tuple[str, bytes]] = []
+    with machine(seldom(shared), tmp_path / "a") as a, Journal(journal_path(a.root, "paid")) as journal:
+
+        def cut(_: StoreClient, key: str, body: bytes) -> None:
+            late.append((key, body))
+            raise StoreError("the connection failed")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StoreClient, "write", cut)
+            journal.keep("k0", "m", reply("text 0"))
+            assert not shelf_of(a).send_parts()
+        journal.keep("k1", "m", reply("text 1"))
+        assert shelf_of(a).send_parts()
+        for key, body in late:
+            shelf_of(a).client.write(key, body)
+    with machine(shared, tmp_path / "b"):
+        assert found(tmp_path / "b", 2) == ["text 0", "text 1"]
+
+
+def test_a_journal_that_cannot_be_read_keeps_no_other_from_being_sent(
+    shared: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with machine(shared, tmp_path / "a") as a, Journal(journal_path(a.root, "paid")) as journal:
+        journal_path(a.root, "broken").write_bytes(b"not a database, but long enough to be taken for one" * 100)
+        journal.keep("k0", "m", reply("text 0"))
+        eventually(lambda: shelf_of(a).client.listed("workspace", "journal"))
+        journal_path(a.root, "broken").unlink()
+    assert "could not be sent" in caplog.text
+    with machine(shared, tmp_path / "b"):
+        assert found(tmp_path / "b", 1) == ["text 0"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +234,7 @@ def test_asking_goes_on_where_the_store_is_in_trouble_and_what_was_answered_is_s
     trouble: Callable[[Proxy], None],
     said: str,
 ) -> None:
-    monkeypatch.setattr(journals, "SENT_WITHIN_S", 0.5)
+    monkeypatch.setattr(journals, "SENT_WITHIN_S", 3.0)
     monkeypatch.setattr(sending, "PATIENCE_S", 0.5)
     with Loopback() as server, serve_proxy(s3_server.endpoint_url, s3_server.access_key, s3_server.secret_key) as proxy:
         through = shared.model_copy(
@@ -183,7 +244,7 @@ def test_asking_goes_on_where_the_store_is_in_trouble_and_what_was_answered_is_s
             trouble(proxy)
             answers = ask_in(a, server.url, 40)
             assert [each.failure for each in answers] == [None] * 40
-            assert caplog.text.count(said) <= CONCURRENCY, "said once for those that waited together, and nobody waits after that"
+            assert caplog.text.count(said) <= CONCURRENCY, "said by those that waited together; nobody waits after that"
             assert said in caplog.text
             proxy.answer, proxy.before = (lambda method, path: None), (lambda method, path: None)
         ask(shared, tmp_path / "b", server.url, 40)

@@ -47,6 +47,7 @@ def test_nobody_waits_for_a_store_that_failed_until_it_has_worked_again() -> Non
     with sender(lambda: works[0], every_s=0.05) as each:
         each.soon().result(10)
         assert each.soon().done(), "it failed the last time"
+        each.soon(insist=True).result(10)
         works[0] = True
         deadline = time.monotonic() + 10
         while each.soon().done():
@@ -69,15 +70,40 @@ def test_nobody_more_waits_for_a_sending_that_takes_too_long(monkeypatch: pytest
         assert not one.done()
         assert one.cancel(), "its asker gave up"
         go.set()
+        each.soon(insist=True).result(10)
 
 
 def test_an_error_that_nobody_foresaw_is_logged_and_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    tried = []
+
     def send() -> bool:
+        tried.append("once")
         raise OSError("no space left")
 
     with sender(send) as each:
         each.soon().result(10)
+        each.soon(insist=True).result(10)
+        assert len(tried) == 2, "the thread goes on"
     assert "no space left" in caplog.text
+
+
+def test_who_asked_before_the_end_is_served() -> None:
+    begun, go, sent = threading.Event(), threading.Event(), []
+
+    def send() -> bool:
+        begun.set()
+        assert go.wait(10)
+        sent.append("sent")
+        return True
+
+    with sender(send) as each:
+        each.soon()
+        assert begun.wait(10)
+        one = each.soon()
+        each.end()
+        go.set()
+        one.result(10)
+    assert len(sent) == 2
 
 
 def test_who_asks_after_the_end_does_not_wait() -> None:
