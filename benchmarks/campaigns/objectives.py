@@ -54,6 +54,8 @@ def contenders(name: str, verdict: dict[str, Any]) -> list[Figure]:
             said.append(f"{own['parameters_trained']:,} parameters trained in {own['seconds']:.0f} s")
             said.append(f"{own['peak_memory_bytes'] / 1e9:.1f} GB at the peak, {own['publish_bytes'] / 1e6:.1f} MB to publish")
         if lift := lifts.get(line["name"]):
-            said.append(f"over {lift['against']} {100 * lift['difference']:+.1f} points, p = {lift['p_value']:.2g}")
+            low, high = lift["interval"]
+            over = f"over {lift['against']} {100 * lift['difference']:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}]"
+            said.append(f"{over}, p = {lift['p_value']:.2g}")
         found.append(Figure(f"{name}/{line['name']}", line["test"]["accuracy"], note="; ".join(said)))
     return found
