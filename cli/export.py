@@ -55,9 +55,11 @@ def told(found: "Exported") -> str:
     lines = [f"{found.contender} ({found.kind}) is in {found.folder}: {how}, {found.bytes:,} bytes"]
     if found.merged:
         lines.append(
-            f"  merged and unmerged give the same labels on {found.checked_rows} rows; logits differ by up to "
+            f"  merged and unmerged give the same answers to {found.checked_rows} rows; logits differ by up to "
             f"{found.largest_difference:.1g}"
         )
+    if found.prompts_alike is not None:
+        lines.append(f"  the prompt of {found.prompts_alike} of them is what the tokenizer's chat template makes of the row")
     return "\n".join(lines)
 
 

@@ -1,25 +1,20 @@
-"""A contender as a folder for other programs: its files as they are, or its model merged with its base.
+"""A contender as a folder for other programs: its files as they are, or its model merged with its base (`merging.py`).
 
-    adapter/ tokenizer/ contender.json …     as it was published
-    config.json model.safetensors tokenizer.json …     merged: what transformers loads by itself
-
-A merged folder is loaded again before it gets its name, and must answer as the unmerged contender does.
+adapter/ tokenizer/ contender.json …     as it was published
+config.json model.safetensors tokenizer.json …     merged: what transformers loads by itself
 """
 
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from tasks.contenders.tuned import TunedSpec, base_path, read_spec, refuse_missing_weights
-from tasks.errors import BadConfig, IntegrityError
+from tasks.contenders.merging import compare, write_merged
+from tasks.contenders.tuned import TunedSpec, read_spec, refuse_missing_weights
+from tasks.errors import BadConfig
 from tasks.manifest import FILE, ContenderManifest, read_manifest
 from tasks.records import Model
 from tasks.settings import Settings
-
-TOLERANCE = 1e-3
-"""How far logits may be from those of the unmerged contender: float32 rounding of another order of additions."""
 
 
 class Exported(Model):
@@ -34,6 +29,9 @@ class Exported(Model):
     """Rows for which merged and unmerged were compared."""
     largest_difference: float | None = None
     """Of their logits."""
+    prompts_alike: int | None = None
+    """Of a contender that answers in text: compared rows whose prompt comes out of the exported tokenizer's chat template, token by
+    token; of others a row's text was cut, or holds what the template takes for its own. None for classifiers."""
 
 
 def export_contender(folder: Path, to: Path) -> Exported:
@@ -53,15 +51,16 @@ def export_contender(folder: Path, to: Path) -> Exported:
 
 
 def export_merged(folder: Path, to: Path, texts: Sequence[str], settings: Settings) -> Exported:
-    """Write a tuned classifier as one model, which `AutoModelForSequenceClassification.from_pretrained` loads without Bakeoff.
+    """Write a tuned contender as one model, which transformers loads without Bakeoff: by `AutoModelForSequenceClassification`, or
+    by `AutoModelForCausalLM` where it answers in text.
 
     What was trained on a base in 4 bits (QLoRA) is merged into the base in float32, on which it predicts in Bakeoff as well.
 
     Args:
-        texts: merged and unmerged must give them the same labels, and logits within `TOLERANCE`.
+        texts: merged and unmerged must give them the same answers, and logits within `merging.TOLERANCE`.
 
     Raises:
-        BadConfig: it is no tuned classifier, there are no texts, or `to` is not empty.
+        BadConfig: it is not tuned, there are no texts, or `to` is not empty.
         IntegrityError: the base is another, weights are missing, or merged and unmerged differ; nothing is left in `to`.
     """
     manifest = read_manifest(folder)
@@ -69,19 +68,18 @@ def export_merged(folder: Path, to: Path, texts: Sequence[str], settings: Settin
     if not texts:
         raise BadConfig("a merged model is compared with the unmerged one, but there are no rows to compare them on")
     with _new_folder(to) as aside:
-        _write_merged(folder, manifest, spec, aside, settings)
-        apart = _difference(folder, manifest, spec, aside, texts, settings)
+        write_merged(folder, manifest, spec, aside, settings)
+        apart, alike = compare(folder, manifest, spec, aside, texts, settings)
     found = Exported(folder=to, contender=manifest.name, kind=manifest.kind, merged=True, bytes=_bytes(to))
-    return found.model_copy(update={"checked_rows": len(texts), "largest_difference": apart})
+    return found.model_copy(update={"checked_rows": len(texts), "largest_difference": apart, "prompts_alike": alike})
 
 
 def refuse_what_cannot_merge(folder: Path, manifest: ContenderManifest) -> TunedSpec:
-    """The spec of a tuned classifier. Raises BadConfig for any other contender."""
-    why = "has no weights to merge" if manifest.kind != "tuned" else ""
-    if manifest.spec.get("frame"):
-        why = "answers in text, which is no classifier"
-    if why:
-        raise BadConfig(f"contender {manifest.name!r} (a {manifest.kind}) {why}: leave out --merged to export it as it is")
+    """The spec of a tuned contender. Raises BadConfig for any other."""
+    if manifest.kind != "tuned":
+        raise BadConfig(
+            f"contender {manifest.name!r} (a {manifest.kind}) has no weights to merge: leave out --merged to export it as it is"
+        )
     spec = read_spec(folder, manifest)
     refuse_missing_weights(folder, manifest, spec)
     return spec
@@ -109,56 +107,6 @@ def _new_folder(to: Path) -> Iterator[Path]:
             aside.rename(to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-
-
-def _write_merged(folder: Path, manifest: ContenderManifest, spec: TunedSpec, aside: Path, settings: Settings) -> None:
-    from tasks.data.tokenize import load_tokenizer
-    from tasks.tuning.methods import restore
-
-    tokenizer = load_tokenizer(folder / "tokenizer").tokenizer
-    model = restore(
-        folder, spec.method, base_path(folder, spec, settings), manifest.labels, spec.vocabulary, tokenizer.pad_token_id
-    )
-    model.save_pretrained(aside)
-    tokenizer.model_max_length, tokenizer.truncation_side = spec.max_tokens, spec.truncation_side.value
-    tokenizer.init_kwargs["truncation_side"] = spec.truncation_side.value  # else it is not saved
-    tokenizer.save_pretrained(aside)
-
-
-def _difference(
-    folder: Path, manifest: ContenderManifest, spec: TunedSpec, aside: Path, texts: Sequence[str], settings: Settings
-) -> float:
-    """The largest difference between the logits of what was written, loaded as a stranger would, and of the unmerged contender.
-
-    Raises:
-        IntegrityError: a label differs, or a logit beyond `TOLERANCE`.
-    """
-    from transformers import AutoModelForSequenceClassification
-
-    from tasks.data.tokenize import encode_texts, load_tokenizer
-    from tasks.tuning.batches import logits_of
-    from tasks.tuning.methods import restore
-
-    tokenizer = load_tokenizer(folder / "tokenizer").tokenizer
-    pad_id, ids = tokenizer.pad_token_id, encode_texts(tokenizer, texts, spec.max_tokens, spec.truncation_side).ids
-    plain = load_tokenizer(aside).tokenizer(list(texts), truncation=True).input_ids
-    if [list(row) for row in plain] != [list(row) for row in ids]:
-        raise IntegrityError(f"contender {manifest.name!r}: the exported tokenizer gives other tokens; nothing was written")
-
-    def ask(model: Any) -> Any:
-        return logits_of(model, lambda rows: [ids[row] for row in rows], [*map(len, ids)], pad_id)
-
-    ground = base_path(folder, spec, settings)
-    unmerged = ask(restore(folder, spec.method, ground, manifest.labels, spec.vocabulary, pad_id, merged=False))
-    merged = ask(AutoModelForSequenceClassification.from_pretrained(aside, local_files_only=True, use_safetensors=True))
-    other = int((unmerged.argmax(-1) != merged.argmax(-1)).sum())
-    apart = float((unmerged - merged).abs().max())
-    if other or not apart <= TOLERANCE:
-        raise IntegrityError(
-            f"contender {manifest.name!r}: merged and unmerged differ, in the label of {other} of {len(texts)} rows and by up to "
-            f"{apart:.2g} in a logit (at most {TOLERANCE:g} is rounding); nothing was written: export it without --merged"
-        )
-    return apart
 
 
 def _bytes(folder: Path) -> int:

@@ -70,7 +70,7 @@ def test_a_contender_of_any_kind_is_exported_as_it_is_and_predicts_from_there(
 def test_where_merged_and_unmerged_differ_nothing_is_left(
     lora: ContenderRecord, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = export._write_merged
+    real = export.write_merged
 
     def damaged(folder: Path, manifest: Any, spec: Any, aside: Path, settings: Settings) -> None:
         from safetensors.torch import load_file, save_file
@@ -80,8 +80,8 @@ def test_where_merged_and_unmerged_differ_nothing_is_left(
         weights["classifier.bias"] += 100 * (weights["classifier.bias"] == weights["classifier.bias"].max())
         save_file(weights, aside / "model.safetensors", {"format": "pt"})
 
-    monkeypatch.setattr(export, "_write_merged", damaged)
-    with pytest.raises(IntegrityError, match=r"differ, in the label of \d+ of 40 rows and by up to 1e\+02"):
+    monkeypatch.setattr(export, "write_merged", damaged)
+    with pytest.raises(IntegrityError, match=r"differ, in the answer to \d+ of 40 rows and by up to 1e\+02"):
         export_merged(lora.folder, tmp_path / "out", TEXTS, settings)
     assert list(tmp_path.iterdir()) == []
 
@@ -90,15 +90,11 @@ def test_what_cannot_be_merged_is_named(tfidf: ContenderRecord, settings: Settin
     with pytest.raises(BadConfig, match=r"'tfidf' \(a tfidf\) has no weights to merge"):
         export_merged(tfidf.folder, tmp_path / "out", TEXTS, settings)
     prompt = {"name": "ask", "arm": Arm.PROMPT, "kind": "prompt", "labels": ["a"], "inputs": ["text"], "occupies": "endpoint:x"}
-    for changes, message in (
-        ({}, r"'ask' \(a prompt\) has no weights to merge: leave out --merged"),
-        ({"kind": "tuned", "spec": {"frame": {"before": ""}}}, "answers in text"),
-    ):
-        folder = tmp_path / "made"
-        folder.mkdir(exist_ok=True)
-        write_manifest(folder, ContenderManifest.model_validate({"fingerprint": "0", "dataset": "0"} | prompt | changes))
-        with pytest.raises(BadConfig, match=message):
-            export_merged(folder, tmp_path / "out", TEXTS, settings)
+    folder = tmp_path / "made"
+    folder.mkdir()
+    write_manifest(folder, ContenderManifest.model_validate({"fingerprint": "0", "dataset": "0"} | prompt))
+    with pytest.raises(BadConfig, match=r"'ask' \(a prompt\) has no weights to merge: leave out --merged"):
+        export_merged(folder, tmp_path / "out", TEXTS, settings)
     assert not (tmp_path / "out").exists()
 
 
@@ -150,11 +146,14 @@ def test_the_command_exports_a_folder_of_the_workspace_and_refuses_one_outside(
 
 
 @pytest.mark.slow
-def test_the_command_exports_the_champion_and_an_older_version_from_the_store(
-    tmp_path: Path, lora: ContenderRecord, tfidf: ContenderRecord, monkeypatch: pytest.MonkeyPatch
+def test_the_command_exports_the_champion_and_an_older_version_from_the_store_merged_too(
+    tmp_path: Path, lora: ContenderRecord, tfidf: ContenderRecord, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BAKEOFF_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BAKEOFF_ROOTS", str(settings.roots[0]))
+    rows = "".join(f"{row.inputs['text']} {number},{row.label}\n" for number, row in enumerate(examples("any", 80)))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
     (tmp_path / "task.yaml").write_text("name: tiny\ndataset: rows.csv\n")
     with opened(BakeoffConfig(name="tiny", dataset="rows.csv")) as bench:
         for contender in (lora, tfidf):
@@ -165,3 +164,7 @@ def test_the_command_exports_the_champion_and_an_older_version_from_the_store(
         done = CliRunner().invoke(main, ["export", "task.yaml", "--to", name, "--output", "json", *more])
         assert done.exit_code == 0, done.stderr
         assert read_manifest(tmp_path / name).name == json.loads(done.stdout)["contender"] == name
+    done = CliRunner().invoke(main, ["export", "task.yaml", "--to", "merged", "--version", "1", "--merged"])
+    assert done.exit_code == 0, done.stderr
+    assert "one model merged with its base" in done.stdout
+    assert (tmp_path / "merged" / "model.safetensors").exists()

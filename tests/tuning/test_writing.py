@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from statsmodels.stats.proportion import proportion_confint
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serving.follower import check_answers
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Algorithm, BakeoffConfig, Kind, Method, Objective, Tuned
+from tasks.contenders.export import export_merged
 from tasks.contenders.loader import load_contender
 from tasks.contenders.writing import WritingPredictor
 from tasks.data.answers import same_text
@@ -124,6 +126,14 @@ def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
     short.spec = short.spec.model_copy(update={"max_answer_tokens": 1})
     assert short.predict(rows[:1])[0].failure == Failure.CUT
     check_answers(short, read_manifest(made.folder))  # it can be served all the same
+    out, texts = tmp_path / "out", [row.inputs["text"] for row in rows]
+    found = export_merged(made.folder, out, texts, _at(settings, causal))
+    assert (found.checked_rows, found.prompts_alike) == (len(rows), len(rows))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    for text, answer in zip(texts[:5], answers, strict=False):
+        shown = tokenizer(f"{tokenizer.bos_token or ''}{text}\n", add_special_tokens=False, return_tensors="pt")
+        said = model.generate(shown.input_ids, attention_mask=shown.attention_mask)[0, shown.input_ids.shape[1] :]
+        assert tokenizer.decode(said, skip_special_tokens=True).strip() == answer.answer
 
 
 @pytest.mark.slow
@@ -174,6 +184,8 @@ def test_a_causal_model_names_labels_with_logits_for_each(dataset: DatasetRecord
     spread = [np.array(answer.logits) / made.training.calibration.temperature for answer in answers]
     assert [answer.probability for answer in answers] == pytest.approx([1 / np.exp(each - each.max()).sum() for each in spread])
     assert sum(answer.label == row.label for answer, row in zip(answers, rows, strict=True)) / len(rows) > 0.6
+    found = export_merged(made.folder, tmp_path / "out", [row.inputs["text"] for row in rows], _at(Settings(), causal))
+    assert (found.checked_rows, found.prompts_alike, found.largest_difference) == (len(rows), len(rows), pytest.approx(0, abs=1e-3))
 
 
 @pytest.mark.slow

@@ -88,8 +88,17 @@ def store(model: Any, tuned: Tuned, base: ResolvedBase, folder: Path) -> None:
     name_base(folder / ADAPTER, base)
 
 
-def restore(folder: Path, method: Method, base_path: Path | None, vocabulary: int, pad_id: int, trainable: bool = False) -> Any:
-    """The model that `store` wrote: ready to answer, LoRA's updates merged, or with `trainable` ready to train on."""
+def restore(
+    folder: Path,
+    method: Method,
+    base_path: Path | None,
+    vocabulary: int,
+    pad_id: int,
+    trainable: bool = False,
+    merged: bool = True,
+) -> Any:
+    """The model that `store` wrote: ready to answer, LoRA's updates merged into the base's weights unless told otherwise; or with
+    `trainable` ready to train on."""
     if method is Method.FULL:
         return load_causal(folder / WHOLE, vocabulary, pad_id).eval()
     assert base_path
@@ -106,7 +115,9 @@ def restore(folder: Path, method: Method, base_path: Path | None, vocabulary: in
     adapted = PeftModel.from_pretrained(
         model, folder / ADAPTER, config=config, torch_device="cpu", is_trainable=trainable, adapter_name="default"
     )
-    return adapted if trainable else adapted.merge_and_unload().eval()
+    if trainable:
+        return adapted
+    return (adapted.merge_and_unload() if merged else adapted).eval()
 
 
 def write_answers(
@@ -135,6 +146,20 @@ def write_answers(
                     found[row] = ids[: ids.index(end) + 1] if end in ids else ids
                 told(len(rows))
     return found
+
+
+def first_logits(model: Any, prompts: Sequence[Sequence[int]], pad_id: int) -> Any:
+    """Logits of the token after each prompt, float32 [prompts, vocabulary]."""
+    import torch
+
+    model.eval()
+    found: list[Any] = [None] * len(prompts)
+    with torch.inference_mode():
+        for rows in by_tokens([*map(len, prompts)], TOKENS_A_BATCH[model.device.type]):
+            logits = model(**pad_left([prompts[row] for row in rows], pad_id, model.device), logits_to_keep=1).logits[:, -1]
+            for row, each in zip(rows, logits.float().cpu(), strict=True):
+                found[row] = each
+    return torch.stack(found)
 
 
 def label_logits(
