@@ -2,12 +2,14 @@
 again, as a stranger would, and must give the same tokens and answers, with logits that differ by rounding alone.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.contenders.tuned import TunedSpec, base_path
+from tasks.data.completions import Frame
 from tasks.errors import IntegrityError
 from tasks.manifest import ContenderManifest
 from tasks.settings import Settings
@@ -34,13 +36,16 @@ def write_merged(folder: Path, manifest: ContenderManifest, spec: TunedSpec, asi
     from transformers import GenerationConfig
 
     from tasks.data.tokenize import load_tokenizer
+    from tasks.tuning.quiet import quiet_libraries
 
+    quiet_libraries()
     tokenizer = load_tokenizer(folder / "tokenizer").tokenizer
     model = _restored(folder, manifest, spec, tokenizer.pad_token_id, settings, merged=True)
     if spec.frame:
         most = {"max_new_tokens": spec.max_answer_tokens} if spec.max_answer_tokens else {}
         ends = {"eos_token_id": spec.frame.end, "pad_token_id": tokenizer.pad_token_id}
         model.generation_config = GenerationConfig(do_sample=False, **ends, **most)
+        tokenizer.chat_template = _template(tokenizer, spec.frame)
     else:
         tokenizer.model_max_length, tokenizer.truncation_side = spec.max_tokens, spec.truncation_side.value
         tokenizer.init_kwargs["truncation_side"] = spec.truncation_side.value  # else it is not saved
@@ -117,14 +122,14 @@ def _say(
     return Said(logits.argmax(-1).tolist(), logits)
 
 
+def _template(tokenizer: "PreTrainedTokenizerBase", frame: Frame) -> str:
+    """A chat template that shows one turn as the contender was shown a row; the base's own lies in no contender."""
+    before, after = (json.dumps(str(tokenizer.decode(ids))) for ids in (frame.before, frame.after))
+    return f"{{{{ {before} + messages[-1]['content'] + {after} }}}}"
+
+
 def _prompts_alike(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], ids: Sequence[list[int]]) -> int:
     """For how many rows a program that knows the tokenizer alone comes to the prompt that the contender is shown."""
-
-    def shown(text: str) -> list[int]:
-        whole = f"{tokenizer.bos_token or ''}{text}\n"
-        if tokenizer.chat_template:
-            turn = [{"role": "user", "content": text}]
-            whole = str(tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
-        return list(tokenizer(whole, add_special_tokens=False)["input_ids"])
-
-    return sum(shown(text) == row for text, row in zip(texts, ids, strict=True))
+    turns = [[{"role": "user", "content": text}] for text in texts]
+    shown = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, return_dict=False) for turn in turns]
+    return sum(each == row for each, row in zip(shown, ids, strict=True))

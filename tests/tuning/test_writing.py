@@ -131,8 +131,8 @@ def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
     assert (found.checked_rows, found.prompts_alike) == (len(rows), len(rows))
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
     for text, answer in zip(texts[:5], answers, strict=False):
-        shown = tokenizer(f"{tokenizer.bos_token or ''}{text}\n", add_special_tokens=False, return_tensors="pt")
-        said = model.generate(shown.input_ids, attention_mask=shown.attention_mask)[0, shown.input_ids.shape[1] :]
+        shown = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_tensors="pt")
+        said = model.generate(**shown)[0, shown["input_ids"].shape[1] :]
         assert tokenizer.decode(said, skip_special_tokens=True).strip() == answer.answer
 
 
