@@ -31,7 +31,8 @@ class Exported(Model):
     """Of their logits."""
     prompts_alike: int | None = None
     """Of a contender that answers in text: compared rows whose prompt comes out of the exported tokenizer's chat template, token by
-    token; of others a row's text was cut, or holds what the template takes for its own. None for classifiers."""
+    token. Of others the text was cut, or holds what the template takes for its own, or its edges join with what stands around it.
+    None for classifiers."""
 
 
 def export_contender(folder: Path, to: Path) -> Exported:

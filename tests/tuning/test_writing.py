@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from statsmodels.stats.proportion import proportion_confint
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serving.follower import check_answers
 from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Algorithm, BakeoffConfig, Kind, Method, Objective, Tuned
+from tasks.contenders import export, merging
 from tasks.contenders.export import export_merged
 from tasks.contenders.loader import load_contender
 from tasks.contenders.writing import WritingPredictor
@@ -20,7 +22,7 @@ from tasks.data.answers import same_text
 from tasks.data.completions import encode_completions, encode_prompts, frame_of
 from tasks.data.examples import read_examples, write_examples
 from tasks.data.tokenize import load_tokenizer, tokenize
-from tasks.errors import BadConfig, BadData
+from tasks.errors import BadConfig, BadData, IntegrityError
 from tasks.manifest import read_manifest
 from tasks.records import SPLITS, DatasetRecord, Failure, TokensRecord
 from tasks.settings import Settings
@@ -107,7 +109,12 @@ def test_free_texts_are_the_same_but_for_case_punctuation_and_space() -> None:
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("method", [Method.LORA, Method.FULL])
 def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
-    method: Method, free: DatasetRecord, tokens: TokensRecord, causal: ResolvedBase, tmp_path: Path
+    method: Method,
+    free: DatasetRecord,
+    tokens: TokensRecord,
+    causal: ResolvedBase,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = RECIPE.model_copy(update={"method": method, "learning_rate": 5e-3, "epochs": 12})
     made = tune(recipe, free, tokens, causal, Workspace(tmp_path))
@@ -134,6 +141,16 @@ def test_a_causal_model_learns_to_write_and_its_folder_writes_the_same_again(
         shown = tokenizer.apply_chat_template([{"role": "user", "content": text}], return_tensors="pt")
         said = model.generate(**shown)[0, shown["input_ids"].shape[1] :]
         assert tokenizer.decode(said, skip_special_tokens=True).strip() == answer.answer
+
+    def damaged(*args: Any) -> None:
+        merging.write_merged(*args)
+        weights = load_file(args[3] / "model.safetensors")
+        save_file({name: each.flip(0) for name, each in weights.items()}, args[3] / "model.safetensors", {"format": "pt"})
+
+    monkeypatch.setattr(export, "write_merged", damaged)
+    with pytest.raises(IntegrityError, match=f"in the answer to \\d+ of {len(rows)} rows"):
+        export_merged(made.folder, tmp_path / "other", texts, _at(settings, causal))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.slow

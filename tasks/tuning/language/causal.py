@@ -54,7 +54,9 @@ def load_causal(path: Path, vocabulary: int, pad_id: int, attention_dropout: flo
     model.lacked = []
     model.config.pad_token_id = pad_id
     if vocabulary > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(vocabulary, mean_resizing=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # LoRA stores no new rows: each load must draw the same
+            model.resize_token_embeddings(vocabulary, mean_resizing=False)
     return model
 
 
@@ -65,6 +67,7 @@ def choose_weights(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
     refuse_unknown_targets(model, tuned, base.id)
+    _refuse_tied_output(model, tuned, base.id)
     if tuned.quantized:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     config = LoraConfig(
@@ -77,6 +80,19 @@ def choose_weights(model: Any, tuned: Tuned, base: ResolvedBase) -> Any:
         use_rslora=tuned.rslora,
     )
     return get_peft_model(model, config)
+
+
+def _refuse_tied_output(model: Any, tuned: Tuned, base: str) -> None:
+    """Merging an update of an output layer that is the input's embedding would change both. Raises BadConfig for such a target."""
+    output = model.get_output_embeddings()
+    if output is None or output.weight is not model.get_input_embeddings().weight:
+        return
+    [name] = [name for name, module in model.named_modules() if module is output]
+    if found := [target for target in tuned.targets if f".{name}".endswith(f".{target}")]:
+        raise BadConfig(
+            f"tuned contender {tuned.name!r}: {found[0]} of the base {base} is its embedding of tokens as well, so an update of it "
+            "cannot be merged: leave it out of targets, or take a base whose output layer is its own"
+        )
 
 
 def store(model: Any, tuned: Tuned, base: ResolvedBase, folder: Path) -> None:
