@@ -22,24 +22,31 @@ def sender(send: Callable[[], bool], every_s: float = SELDOM_S) -> Iterator[Send
     assert not thread.is_alive()
 
 
-def test_all_that_ask_while_one_is_sent_are_served_by_the_next_sending() -> None:
-    first, go, sent = threading.Event(), threading.Event(), []
+class Held:
+    """A sending that ends when it is let go."""
 
-    def send() -> bool:
-        first.set()
-        assert go.wait(10)
-        sent.append("sent")
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self.count = 0
+
+    def send(self) -> bool:
+        self.begun.set()
+        assert self.go.wait(10)
+        self.count += 1
         return True
 
-    with sender(send) as each:
+
+def test_all_that_ask_while_one_is_sent_are_served_by_the_next_sending() -> None:
+    held = Held()
+    with sender(held.send) as each:
         begun = each.soon()
-        assert first.wait(10)
+        assert held.begun.wait(10)
         waiting = [each.soon() for _ in range(20)]
         assert not any(one.done() for one in [begun, *waiting]), "the sending under way may have read too early for them"
-        go.set()
+        held.go.set()
         for one in [begun, *waiting]:
             one.result(10)
-        assert len(sent) == 2
+        assert held.count == 2
 
 
 def test_nobody_waits_for_a_store_that_failed_until_it_has_worked_again() -> None:
@@ -56,20 +63,15 @@ def test_nobody_waits_for_a_store_that_failed_until_it_has_worked_again() -> Non
 
 def test_nobody_more_waits_for_a_sending_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "PATIENCE_S", 0.1)
-    begun, go = threading.Event(), threading.Event()
-
-    def send() -> bool:
-        begun.set()
-        return go.wait(10)
-
-    with sender(send) as each:
+    held = Held()
+    with sender(held.send) as each:
         one = each.soon()
-        assert begun.wait(10)
+        assert held.begun.wait(10)
         time.sleep(0.2)
         assert each.soon().done()
         assert not one.done()
         assert one.cancel(), "its asker gave up"
-        go.set()
+        held.go.set()
         each.soon(insist=True).result(10)
 
 
@@ -88,22 +90,15 @@ def test_an_error_that_nobody_foresaw_is_logged_and_keeps_nobody_waiting(caplog:
 
 
 def test_who_asked_before_the_end_is_served() -> None:
-    begun, go, sent = threading.Event(), threading.Event(), []
-
-    def send() -> bool:
-        begun.set()
-        assert go.wait(10)
-        sent.append("sent")
-        return True
-
-    with sender(send) as each:
+    held = Held()
+    with sender(held.send) as each:
         each.soon()
-        assert begun.wait(10)
+        assert held.begun.wait(10)
         one = each.soon()
         each.end()
-        go.set()
+        held.go.set()
         one.result(10)
-    assert len(sent) == 2
+    assert held.count == 2
 
 
 def test_who_asks_after_the_end_does_not_wait() -> None:
