@@ -19,7 +19,7 @@ from tasks.config import BakeoffConfig
 from tests.deployments.pages import CHROMIUM, opened_pages
 from tests.deployments.test_on_a_server import call, finish, logs, start
 from tests.deployments.test_worker import until
-from tests.live import environment, eventually, running, same
+from tests.live import PATIENCE_S, environment, eventually, running, same
 
 pytestmark = pytest.mark.slow
 
@@ -225,7 +225,7 @@ def test_a_run_whose_worker_stops_while_it_waits_asks_again_on_the_next_one_and_
     with working(*around) as worker:
         until(api, run, "Paused")
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0
+        assert worker.wait(PATIENCE_S) == 0, (tmp_path / "worker.log").read_text()
     until(api, run, "AwaitingRetry")
     late = api.post(f"/flow_runs/{run}/resume", json={"run_input": {"approve": True}}).json()
     assert late["status"] != "ACCEPT", "a word that nobody hears is refused, not lost"

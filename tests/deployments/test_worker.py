@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -22,7 +22,7 @@ from deployments.register import register
 from tasks.child import GRACE_S
 from tasks.config import BakeoffConfig
 from tasks.tuning.checkpoints import COMPLETE
-from tests.live import BIN, environment, eventually, running
+from tests.live import BIN, PATIENCE_S, environment, eventually, running
 
 CONFIG: dict[str, Any] = {
     "name": "stopped",
@@ -69,11 +69,11 @@ def test_a_worker_that_is_told_to_stop_leaves_a_checkpoint_and_gives_its_run_bac
     with working(server, home, readable) as process:
         training = home / "workspace" / "inprogress" / "train"
         eventually(lambda: any(training.glob("*/checkpoints/*")))
-        began = time.monotonic()
+        runs = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(GRACE_S + 20) == 0
-    took = time.monotonic() - began
-    assert took < GRACE_S + 10  # the grace itself is what is promised
+        _, alive = psutil.wait_procs(runs, timeout=GRACE_S + 10)
+        assert not alive, "the grace itself is what is promised"
+        assert process.wait(PATIENCE_S) == 0, (tmp_path / "worker.log").read_text()  # as the server answers
     assert until(api, run, "AwaitingRetry")["run_count"] == 1
     assert any(training.glob(f"*/checkpoints/*/{COMPLETE}"))
     with working(server, home, readable):
@@ -102,6 +102,7 @@ def test_a_run_whose_container_or_pod_is_told_to_stop_leaves_a_checkpoint_and_is
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "BAKEOFF_HOME": str(home),
         "BAKEOFF_ROOTS": str(readable),
+        "BAKEOFF_MACHINE": "a-node",  # where no killed run of another test still has its turn
     }
 
     def take() -> None:
@@ -114,7 +115,7 @@ def test_a_run_whose_container_or_pod_is_told_to_stop_leaves_a_checkpoint_and_is
         training = home / "workspace" / "inprogress" / "train"
         eventually(lambda: any(training.glob("*/checkpoints/*")))
         process.send_signal(signal.SIGTERM)
-        assert process.wait(GRACE_S + 30) == 0, (tmp_path / "first.log").read_text()
+        assert process.wait(PATIENCE_S) == 0, (tmp_path / "first.log").read_text()
     assert "Flow run successfully rescheduled." in (tmp_path / "first.log").read_text()
     assert until(api, run, "AwaitingRetry")["run_count"] == 1
     assert any(training.glob(f"*/checkpoints/*/{COMPLETE}"))
