@@ -199,29 +199,53 @@ def _own_forward(layer: Any) -> Any:
 def _bert_layer(layer: Any, hidden: Any, attention_mask: Any = None, *_: Any, **__: Any) -> Any:
     """A layer as BERT, RoBERTa and ELECTRA have it, for the first token: [rows, 1, width]."""
     own, first = layer.attention.self, hidden[:, :1]
-    found = _attend(own, own.query(first), own.key(hidden), own.value(hidden), attention_mask)
+    found = _attend(own, first, hidden, (own.query, own.key, own.value), attention_mask)
     return layer.feed_forward_chunk(layer.attention.output(found, first))
 
 
 def _distilbert_layer(layer: Any, hidden: Any, attention_mask: Any = None, *_: Any, **__: Any) -> Any:
     own, first = layer.attention, hidden[:, :1]
-    found = own.out_lin(_attend(own, own.q_lin(first), own.k_lin(hidden), own.v_lin(hidden), attention_mask))
+    found = own.out_lin(_attend(own, first, hidden, (own.q_lin, own.k_lin, own.v_lin), attention_mask))
     attended = layer.sa_layer_norm(found + first)
     return layer.output_layer_norm(layer.ffn(attended) + attended)
 
 
-def _attend(own: Any, query: Any, key: Any, value: Any, mask: Any) -> Any:
-    query, key, value = (tensor.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for tensor in (query, key, value))
+def _attend(own: Any, first: Any, hidden: Any, layers: tuple[Any, Any, Any], mask: Any) -> Any:
+    """What the first token sees of all: [rows, 1, width]. `layers` make query, key and value."""
     mask = None if mask is None else mask[:, :, :1]
     dropout = own.dropout.p if own.training else 0.0
-    on_cpu = query.device.type == "cpu"
-    if not on_cpu or dropout or (mask is not None and mask.dtype is not torch.bool):
+    exact = hidden.device.type == "cpu" and not dropout and (mask is None or mask.dtype is torch.bool)
+    if exact and not torch.is_grad_enabled() and all(_is_held(layer, hidden) for layer in layers):
+        return _attend_folded(own, first, hidden, layers, mask)
+    made = (layer(tokens) for layer, tokens in zip(layers, (first, hidden, hidden), strict=True))
+    query, key, value = (tensor.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for tensor in made)
+    if exact:  # torch's kernel for the CPU takes several times as long for one query, most of it backwards
+        found = _probabilities((query * own.scaling) @ key.transpose(2, 3), mask).to(value.dtype) @ value
+    else:
         found = scaled_dot_product_attention(query, key, value, mask, dropout, scale=own.scaling)
-    else:  # torch's kernel for the CPU takes several times as long for one query, most of it backwards
-        scores = (query * own.scaling) @ key.transpose(2, 3)
-        scores = scores.float() if mask is None else scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
-        found = torch.softmax(scores, -1).to(value.dtype) @ value
     return found.transpose(1, 2).flatten(2)
+
+
+def _attend_folded(own: Any, first: Any, hidden: Any, layers: tuple[Any, Any, Any], mask: Any) -> Any:
+    """The same where keys and values are linear in what all tokens have: the one query is taken back through the keys' weights, and
+    what it sees through the values', in place of a key and a value for every token."""
+    query, key, value = layers
+    heads = query(first[:, 0]).unflatten(-1, (-1, own.attention_head_size)) * own.scaling  # [rows, heads, width of one]
+    by_key, by_value = (layer.weight.unflatten(0, heads.shape[1:]) for layer in (key, value))
+    asked = torch.einsum("rhd,hdw->rhw", heads, by_key)  # a key's bias adds the same to all scores, which softmax takes out
+    seen = _probabilities((asked @ hidden.transpose(1, 2))[:, :, None], mask)[:, :, 0].to(hidden.dtype) @ hidden
+    return (torch.einsum("rhw,hdw->rhd", seen, by_value).flatten(1) + value.bias)[:, None]
+
+
+def _is_held(layer: Any, hidden: Any) -> bool:
+    """Whether it is a plain linear layer whose weights are rounded as its input is."""
+    return type(layer) is torch.nn.Linear and layer.bias is not None and layer.weight.dtype is hidden.dtype is torch.bfloat16
+
+
+def _probabilities(scores: Any, mask: Any) -> Any:
+    """float32, [rows, heads, 1, tokens]."""
+    scores = scores.float() if mask is None else scores.float().masked_fill(~mask, torch.finfo(torch.float32).min)
+    return torch.softmax(scores, -1)
 
 
 def _probe(model: Any) -> Any:

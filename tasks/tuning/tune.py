@@ -27,7 +27,7 @@ from tasks.workspace import Building, Stage, Workspace, link
 logger = logging.getLogger(__name__)
 TRAIN = Stage(
     "train",
-    13,
+    14,
     (
         "tasks.tuning.tune",
         "tasks.tuning.train",

@@ -54,7 +54,8 @@ def test_a_row_is_answered_alike_alone_and_in_any_batch(lora: ContenderRecord, d
 def test_quick_predictions_round_in_bfloat16_and_have_the_labels_of_float32_even_where_rounding_would_change_them(
     lora: ContenderRecord, dataset: DatasetRecord, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "COMPARED", 4)
+    monkeypatch.setattr(batches, "NEAREST", 2)
+    monkeypatch.setattr(batches, "SPREAD", 2)
     test = read_examples(dataset, "test")
     predictor = TunedPredictor(lora.folder, read_manifest(lora.folder), settings, quick=True)
     predictor.dtype = "bfloat16"  # whatever pays on this machine

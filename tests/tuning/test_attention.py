@@ -78,6 +78,67 @@ def test_a_token_that_sees_nothing_spoils_no_other(added: bool) -> None:
     assert max(off(found, exact)) < 0.012
 
 
+def without_gradient(wide: Tensors, mask: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch, goes: bool = True) -> torch.Tensor:
+    """What attention finds where nobody wants a gradient; `goes` tells whether exponentials do, or softmax has to."""
+    took: list[bool] = []
+    plain = attention.by_exponentials
+
+    def told(*given: Any) -> Any:
+        found = plain(*given)
+        took.append(found is not None)
+        return found
+
+    monkeypatch.setattr(attention, "by_exponentials", told)
+    query, key, value = (tensor.to(torch.bfloat16) for tensor in wide[:3])
+    found = attend(Module(), query, key, value, mask)[0]
+    assert took == [goes]
+    return found.float()
+
+
+def exactly(wide: Tensors, mask: torch.Tensor | None) -> torch.Tensor:
+    """float32's, of the same rounded inputs."""
+    query, key, value = (tensor.to(torch.bfloat16).float() for tensor in wide[:3])
+    found: torch.Tensor = sdpa_attention_forward(Module(), query, key, value, mask)[0]
+    return found
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("shape", [(3, 2, 9, 8), (2, 12, 96, 32), (4, 2, 33, 64)])
+def test_without_a_gradient_exponentials_find_what_float32_finds(
+    shape: tuple[int, ...], padded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, mask = drawn(*shape), hidden(shape[0], shape[2], added=False) if padded else None
+    found = without_gradient(wide, mask, monkeypatch)
+    assert found.shape == (shape[0], shape[2], shape[1], shape[3])
+    assert max(off([found], [exactly(wide, mask)])) < 0.012
+
+
+def test_without_a_gradient_scores_beyond_what_numbers_hold_are_shifted_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a first layer has them: exponentials of up to 2**300 and, of other tokens, around 1."""
+    wide = drawn(2, 2, 12, 8, spread=1.0)
+    wide[0][:, :, 0], wide[1][:, :, 3] = 18.0, 4.0
+    wide[0][:, :, 1:] *= 0.05
+    scores = (wide[0] @ wide[1].transpose(2, 3)) * 8**-0.5 * 1.4427
+    assert scores.amax() > 200 > 20 > scores[:, :, 1:].amax()
+    found = without_gradient(wide, None, monkeypatch)
+    assert max(off([found], [exactly(wide, None)])) < 0.012
+
+
+def test_without_a_gradient_softmax_does_what_exponentials_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = drawn(2, 2, 12, 8)
+    opposite = [-20 * torch.ones_like(wide[0]), 20 * torch.ones_like(wide[1]), *wide[2:]]  # each score far below what it could be
+    backwards = torch.ones(12, 12, dtype=torch.bool).tril().expand(2, 1, 12, 12)  # tokens see different ones
+    blind = torch.ones(2, 1, 12, 12, dtype=torch.bool)
+    blind[0] = False
+    for inputs, mask in ((opposite, None), (wide, backwards), (wide, hidden(2, 12, added=True)), (wide, blind)):
+        with monkeypatch.context() as patch:
+            found = without_gradient(inputs, mask, patch, goes=False)
+        exact = exactly(inputs, mask.float() if mask is not None and mask.is_floating_point() else mask)
+        seen = 1 if mask is blind else 0
+        assert found.isfinite().all()
+        assert max(off([found[seen:]], [exact[seen:]])) < 0.012
+
+
 def test_probabilities_computed_once_more_give_the_same_bits_as_kept_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, mask = drawn(3, 2, 12, 8), hidden(3, 12, added=False)
     kept = both_ways(attend, wide, torch.bfloat16, mask)
@@ -105,8 +166,10 @@ def test_what_looks_back_only_has_a_bias_dropout_or_very_many_tokens_goes_torchs
         raise AssertionError("by products")
 
     monkeypatch.setattr(attention._Attention, "apply", never)
-    with pytest.raises(AssertionError, match="by products"):
-        attend(Module(), query, key, value)
+    monkeypatch.setattr(attention, "by_exponentials", never)
+    for wants in (False, True):
+        with pytest.raises(AssertionError, match="by products"):
+            attend(Module(), query.clone().requires_grad_(wants), key, value)
     for module, more in ((Causal(), {}), (Module(), {"position_bias": bias}), (Module(), {"is_causal": True})):
         found = attend(module, query, key, value, None, **more)[0]
         assert torch.equal(found, sdpa_attention_forward(module, query, key, value, None, **more)[0])

@@ -8,7 +8,7 @@ from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Method, Tuned
 from tasks.settings import load_settings
 from tasks.tuning import attention, faster
-from tasks.tuning.batches import logits_of, pad, quick_logits_of
+from tasks.tuning.batches import NEAREST, SPREAD, logits_of, pad, quick_logits_of
 from tasks.tuning.faster import CheapDropout, compile_where_it_pays, hold_rounded, read_first_token_alone, speed_up
 from tasks.tuning.methods import choose_weights, load_base
 from tests.tiny_model import LABELS, make_base
@@ -123,6 +123,52 @@ def test_quick_predictions_have_float32s_labels_and_leave_the_weights_as_they_we
     assert torch.equal(exact.argmax(-1), quick.argmax(-1))
     assert 0 < (exact - quick).abs().max() < 0.1, "most rows were computed in bfloat16 alone"
     assert all(torch.equal(weight, before[name]) for name, weight in model.named_parameters())
+
+
+def test_the_rows_whose_labels_hang_by_least_are_computed_again_in_float32(tmp_path: Path) -> None:
+    model = make_models(make_base(tmp_path))[1]
+    ids = [[2, *torch.randint(5, 20, (length % 9 + 1,)).tolist(), 3] for length in range(300)]
+    fetch, lengths = lambda rows: [ids[row] for row in rows], [*map(len, ids)]
+    exact = logits_of(model, fetch, lengths, 0)
+    quick = quick_logits_of(model, fetch, lengths, 0, "bfloat16")
+    again = torch.isclose(exact, quick, rtol=0, atol=1e-6).all(-1)  # no rounding of bfloat16 is that small
+    moved = (exact - quick).diff(dim=-1).abs().max()
+    apart = exact.diff(dim=-1).abs().flatten()
+    assert NEAREST + SPREAD <= again.sum() < 300
+    assert again[apart.argsort()[: NEAREST // 2]].all()
+    assert (apart[~again] > moved).all(), "where rounding moves logits by as much as they are apart, they are float32's"
+
+
+def test_quick_predictions_of_a_model_that_says_no_numbers_are_float32s(tmp_path: Path) -> None:
+    model = make_models(make_base(tmp_path))[1]
+    ids = [[2, *([5] if row % 50 else [6]), 3] for row in range(200)]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[6] = torch.nan
+    fetch, lengths = lambda rows: [ids[row] for row in rows], [*map(len, ids)]
+    quick = quick_logits_of(model, fetch, lengths, 0, "bfloat16")
+    assert torch.equal(quick.isnan().any(-1), torch.tensor([row % 50 == 0 for row in range(200)]))
+    torch.testing.assert_close(quick, logits_of(model, fetch, lengths, 0), equal_nan=True, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+def test_the_first_token_sees_the_same_without_a_key_and_a_value_for_every_token(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = speed_up(load_base(make_base(tmp_path, kind).path, LABELS, 0, 0)).eval()
+    folded, plain = [], faster._attend_folded
+    monkeypatch.setattr(faster, "_attend_folded", lambda *given: folded.append(given) or plain(*given))
+    exact_again = hold_rounded(model, whole=True)
+    batch = pad(ROWS, 0)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        found = model(**batch).logits
+        assert len(folded) == 1
+        monkeypatch.setattr(faster, "_is_held", lambda *_: False)
+        wanted = model(**batch).logits
+    assert len(folded) == 1
+    exact_again()
+    exact = model(**batch).logits.detach()
+    assert len(folded) == 1, "float32 stays as it was"
+    assert (found - exact).abs().max() < 2 * max(0.005, float((wanted - exact).abs().max()))
 
 
 def test_rows_of_very_different_length_train_a_base_that_looks_at_its_neighbours_alone(tmp_path: Path) -> None:
