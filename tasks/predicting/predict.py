@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PREDICTED = Stage(
     "predicted",
-    3,
+    4,
     (
         "tasks.contenders.answers",
         "tasks.contenders.tuned",

@@ -28,7 +28,8 @@ KEPT_BYTES = 32 * 2**20
 MOST_BYTES = 256 * 2**20
 """Where they are of more than this, torch's kernel, which holds none, does the work."""
 FAR = 100.0
-"""Powers of two between 2**-100 and 2**100 leave room in bfloat16's range of 2**-126 to 2**127, for sums and for what is small."""
+"""Powers of two between 2**-100 and 2**100 leave room in bfloat16's range of 2**-126 to 2**127, for sums and for what is small.
+Scores beyond (a first layer's may be) are softmax's: to shift them by what bounds them would round them more than it does."""
 
 
 def attend(module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **more: Any) -> Any:
@@ -70,23 +71,22 @@ AttentionMaskInterface.register(PRODUCTS, sdpa_mask)
 
 
 def by_exponentials(query: Any, key: Any, value: Any, mask: Any, scale: float) -> Any:
-    """As `attend`, without a gradient: [rows, tokens, heads, width]. None where tokens see different keys, or where a token's
-    exponentials are too large or too small for their sum to be right."""
+    """As `attend`, without a gradient: [rows, tokens, heads, width]. None where tokens see different keys, where one sees none, and
+    where exponentials might be too large or too small for their sum to be right."""
     rows, heads, tokens, width = value.shape
     seen = None if mask is None else _seen(mask)
     if mask is not None and seen is None:
         return None
+    query, key, scale = _flat(query), _flat(key), scale * math.log2(math.e)
+    longest = [torch.linalg.vector_norm(each, dim=-1).amax(-1) for each in (query, key)]
+    if not (longest[0] * longest[1]).amax() * abs(scale) < FAR:  # no score is greater; also where one is not a number
+        return None
     values = torch.cat([value, value.new_ones(1).expand(rows, heads, tokens, 1)], -1)
     if seen is not None:
         values = values * seen
-    query, key, scale = _flat(query), _flat(key), scale * math.log2(math.e)
-    lengths = (torch.linalg.vector_norm(each, dim=-1, keepdim=True) for each in (query, key))
-    most = next(lengths) * next(lengths).amax(1, keepdim=True) * abs(scale)  # no score of the token is greater
-    shift = (FAR - most).clamp_max(0.0).to(query.dtype).expand(-1, -1, tokens)
-    scores = torch.baddbmm(shift, query, key.transpose(1, 2), beta=1 if bool(most.amax() > FAR) else 0, alpha=scale)
+    scores = torch.baddbmm(query.new_empty(()).expand(len(query), tokens, tokens), query, key.transpose(1, 2), beta=0, alpha=scale)
     found = torch.bmm(torch.exp2(scores, out=scores), _flat(values)).view(rows, heads, tokens, width + 1).transpose(1, 2)
-    least, greatest = found[..., width:].aminmax()
-    if not (least > 2.0**-FAR and greatest < 2.0 ** (FAR + 20)):  # also where either is not a number
+    if not found[..., width:].amin() > 0:
         return None
     made = query.new_empty(rows, tokens, heads, width)
     return torch.div(found[..., :width], found[..., width:], out=made)

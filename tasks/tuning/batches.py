@@ -203,7 +203,7 @@ def logits_of(
 def quick_logits_of(
     model: Any, fetch: Callable[[list[int]], Sequence[Sequence[int]]], lengths: Sequence[int], pad_id: int, dtype: str
 ) -> Any:
-    """As `logits_of`, in `dtype` where rounding cannot change a row's label: the others are computed again in float32.
+    """As `logits_of`, in `dtype` where rounding is not expected to change a row's label: the others are computed again in float32.
 
     How far rounding moves the difference of two logits is seen on rows that are computed both ways, those whose two best logits are
     nearest to each other and some more; a row whose two are not `SAFETY` times further apart than the most seen is computed again
@@ -226,13 +226,15 @@ def quick_logits_of(
     finally:
         exact_again()
     best = found.topk(2).values
-    apart = (best[:, 0] - best[:, 1]).nan_to_num(nan=-1.0)  # what is no number is computed again
-    again = sorted({*range(0, rows, rows // SPREAD), *apart.argsort()[:NEAREST].tolist()})
+    apart = (best[:, 0] - best[:, 1]).where(found.isfinite().all(-1), -1.0)  # what is no number is computed again
+    order = apart.argsort()
+    differ = apart[order].diff(prepend=apart.new_tensor([-math.inf])) > 0  # of rows that are the same, one
+    again = sorted({*range(0, rows, rows // SPREAD), *order[differ][:NEAREST].tolist()})
     exact, moved = torch.zeros(rows, dtype=torch.bool), 0.0
     while again:
         logits = exactly(again)
         off = logits - found[again]
-        moved = max(moved, float((off.amax(-1) - off.amin(-1)).nan_to_num(nan=math.inf).max()))
+        moved = max(moved, float((off.amax(-1) - off.amin(-1)).nan_to_num(nan=math.inf, posinf=math.inf).max()))
         found[again], exact[again] = logits, True
         again = (~exact & (apart <= SAFETY * moved)).nonzero().flatten().tolist()
     logger.info("%d of %d rows were predicted in %s alone", rows - int(exact.sum()), rows, dtype)

@@ -214,12 +214,12 @@ def _attend(own: Any, first: Any, hidden: Any, layers: tuple[Any, Any, Any], mas
     """What the first token sees of all: [rows, 1, width]. `layers` make query, key and value."""
     mask = None if mask is None else mask[:, :, :1]
     dropout = own.dropout.p if own.training else 0.0
-    exact = hidden.device.type == "cpu" and not dropout and (mask is None or mask.dtype is torch.bool)
-    if exact and not torch.is_grad_enabled() and all(_is_held(layer, hidden) for layer in layers):
+    by_hand = hidden.device.type == "cpu" and not dropout and (mask is None or mask.dtype is torch.bool)
+    if by_hand and not torch.is_grad_enabled() and all(_is_held(layer, hidden) for layer in layers):
         return _attend_folded(own, first, hidden, layers, mask)
     made = (layer(tokens) for layer, tokens in zip(layers, (first, hidden, hidden), strict=True))
     query, key, value = (tensor.unflatten(-1, (-1, own.attention_head_size)).transpose(1, 2) for tensor in made)
-    if exact:  # torch's kernel for the CPU takes several times as long for one query, most of it backwards
+    if by_hand:  # torch's kernel for the CPU takes several times as long for one query, most of it backwards
         found = _probabilities((query * own.scaling) @ key.transpose(2, 3), mask).to(value.dtype) @ value
     else:
         found = scaled_dot_product_attention(query, key, value, mask, dropout, scale=own.scaling)

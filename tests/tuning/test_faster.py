@@ -131,7 +131,7 @@ def test_the_rows_whose_labels_hang_by_least_are_computed_again_in_float32(tmp_p
     fetch, lengths = lambda rows: [ids[row] for row in rows], [*map(len, ids)]
     exact = logits_of(model, fetch, lengths, 0)
     quick = quick_logits_of(model, fetch, lengths, 0, "bfloat16")
-    again = torch.isclose(exact, quick, rtol=0, atol=1e-6).all(-1)  # no rounding of bfloat16 is that small
+    again = torch.isclose(exact, quick, rtol=0, atol=1e-5).all(-1)  # no rounding of bfloat16 is that small
     moved = (exact - quick).diff(dim=-1).abs().max()
     apart = exact.diff(dim=-1).abs().flatten()
     assert NEAREST + SPREAD <= again.sum() < 300
@@ -147,7 +147,7 @@ def test_quick_predictions_of_a_model_that_says_no_numbers_are_float32s(tmp_path
     fetch, lengths = lambda rows: [ids[row] for row in rows], [*map(len, ids)]
     quick = quick_logits_of(model, fetch, lengths, 0, "bfloat16")
     assert torch.equal(quick.isnan().any(-1), torch.tensor([row % 50 == 0 for row in range(200)]))
-    torch.testing.assert_close(quick, logits_of(model, fetch, lengths, 0), equal_nan=True, rtol=0, atol=1e-6)
+    torch.testing.assert_close(quick, logits_of(model, fetch, lengths, 0), equal_nan=True, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "distilbert"])
@@ -155,19 +155,22 @@ def test_the_first_token_sees_the_same_without_a_key_and_a_value_for_every_token
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = speed_up(load_base(make_base(tmp_path, kind).path, LABELS, 0, 0)).eval()
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):  # zero at first
+            torch.nn.init.normal_(weight, std=0.3)
     folded, plain = [], faster._attend_folded
     monkeypatch.setattr(faster, "_attend_folded", lambda *given: folded.append(given) or plain(*given))
-    exact_again = hold_rounded(model, whole=True)
     batch = pad(ROWS, 0)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        found = model(**batch).logits
-        assert len(folded) == 1
-        monkeypatch.setattr(faster, "_is_held", lambda *_: False)
-        wanted = model(**batch).logits
-    assert len(folded) == 1
-    exact_again()
-    exact = model(**batch).logits.detach()
-    assert len(folded) == 1, "float32 stays as it was"
+    with torch.inference_mode():
+        exact = model(**batch).logits
+        assert not folded, "float32 stays as it was"
+        hold_rounded(model, whole=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(**batch).logits
+            assert len(folded) == 1
+            monkeypatch.setattr(faster, "_is_held", lambda *_: False)
+            wanted = model(**batch).logits
+            assert len(folded) == 1
     assert (found - exact).abs().max() < 2 * max(0.005, float((wanted - exact).abs().max()))
 
 
