@@ -8,7 +8,7 @@ from tasks.bases import ResolvedBase, resolve_base
 from tasks.config import Method, Tuned
 from tasks.settings import load_settings
 from tasks.tuning import attention, faster
-from tasks.tuning.batches import NEAREST, SPREAD, logits_of, pad, quick_logits_of
+from tasks.tuning.batches import NEAREST, logits_of, pad, quick_logits_of
 from tasks.tuning.faster import CheapDropout, compile_where_it_pays, hold_rounded, read_first_token_alone, speed_up
 from tasks.tuning.methods import choose_weights, load_base
 from tests.tiny_model import LABELS, make_base
@@ -132,11 +132,11 @@ def test_the_rows_whose_labels_hang_by_least_are_computed_again_in_float32(tmp_p
     exact = logits_of(model, fetch, lengths, 0)
     quick = quick_logits_of(model, fetch, lengths, 0, "bfloat16")
     again = torch.isclose(exact, quick, rtol=0, atol=1e-5).all(-1)  # no rounding of bfloat16 is that small
-    moved = (exact - quick).diff(dim=-1).abs().max()
+    moved = (exact - quick).diff(dim=-1).abs().flatten()
     apart = exact.diff(dim=-1).abs().flatten()
-    assert NEAREST + SPREAD <= again.sum() < 300
+    assert NEAREST <= again.sum() < 300
     assert again[apart.argsort()[: NEAREST // 2]].all()
-    assert (apart[~again] > moved).all(), "where rounding moves logits by as much as they are apart, they are float32's"
+    assert (apart > 1.5 * moved)[~again].all(), "where rounding moves logits by about as much as they are apart, they are float32's"
 
 
 def test_quick_predictions_of_a_model_that_says_no_numbers_are_float32s(tmp_path: Path) -> None:
